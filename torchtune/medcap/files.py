@@ -13,8 +13,12 @@ from typing import Any
 from medcap.errors import UserError
 
 
-def make_folder(folder: Path) -> Path:
+def make_folder(folder: Path, key: str = "output_dir") -> Path:
     """Create a result folder.
+
+    Args:
+        folder: the folder.
+        key: key or option that names it, for the message.
 
     Raises:
         UserError: if it cannot be created.
@@ -22,8 +26,24 @@ def make_folder(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"output_dir: the folder {folder} cannot be created: {error.strerror}") from error
+        raise UserError(f"{key}: the folder {folder} cannot be created: {error.strerror}") from error
     return folder
+
+
+def keep_inputs(option: str, written: Path, *inputs: Path, use: str = "read") -> None:
+    """Refuse to write a file in the place of one that the same command reads.
+
+    Args:
+        option: option that names the file to write.
+        written: the file to write.
+        inputs: the files that are read.
+        use: what is done with them, for the message.
+
+    Raises:
+        UserError: if it is one of them, links followed.
+    """
+    if written.resolve() in [path.resolve() for path in inputs]:
+        raise UserError(f"{option} {written} would replace the file that is {use}: name another one")
 
 
 @contextlib.contextmanager

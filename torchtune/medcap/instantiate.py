@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -19,10 +20,15 @@ def find_component(name: str, path: str) -> Callable[..., Any]:
         UserError: if there is no function or class of that name; the message names the key ``path``.
     """
     module, _, attribute = name.rpartition(".")
+    if not module:
+        raise UserError(f"{path}={name} must be a dotted name, such as medcap.models.mlp")
     try:
         found = getattr(importlib.import_module(module), attribute)
     except Exception as error:  # whatever a module does when it is imported
-        raise UserError(f"{path}={name} cannot be found: {error}") from error
+        names = dir(sys.modules[module]) if module in sys.modules else ()
+        near = difflib.get_close_matches(attribute, names, n=1)
+        hint = f"; did you mean {module}.{near[0]}?" if near else ""
+        raise UserError(f"{path}={name} cannot be found: {error}{hint}") from error
     if not callable(found):
         raise UserError(f"{path}={name} is not a function or a class")
     return found
@@ -114,4 +120,4 @@ def unknown_key(name: str, known: Iterable[str], prefix: str, owner: str | None 
     if near:
         return f"unknown key {prefix}{name}: did you mean {prefix}{near[0]}?"
     takes = f": {owner} takes {', '.join(known) or 'none'}; ~{prefix}{name} takes it out of a configuration"
-    return f"unknown key {prefix}{name}{'' if owner is None else takes}"
+    return f"unknown key {prefix}{name}{': docs/keys.md lists the keys' if owner is None else takes}"

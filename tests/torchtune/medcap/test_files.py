@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from medcap.errors import UserError
-from medcap.files import make_folder, plain, write_json, write_text
+from medcap.files import keep_inputs, make_folder, plain, write_json, write_text
 
 
 def test_json_has_no_nan_and_no_foreign_types(tmp_path):
@@ -37,3 +37,14 @@ def test_a_folder_that_cannot_be_made_names_the_key(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="output_dir"):
         make_folder(tmp_path / "file" / "folder")
+    with pytest.raises(UserError, match=r"--index: the folder .*file/folder cannot be created: Not a directory"):
+        make_folder(tmp_path / "file" / "folder", "--index")
+
+
+def test_a_file_that_is_read_is_not_written_over(tmp_path):
+    (tmp_path / "rows.json").write_text("[]")
+    (tmp_path / "link.json").symlink_to("rows.json")
+    keep_inputs("--out", tmp_path / "other.json", tmp_path / "rows.json")
+    for name in ("rows.json", "link.json", "gone/../rows.json"):
+        with pytest.raises(UserError, match=f"--out .*{name} would replace the file that is read: name another one"):
+            keep_inputs("--out", tmp_path / name, tmp_path / "other.json", tmp_path / "rows.json")

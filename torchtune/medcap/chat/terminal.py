@@ -32,6 +32,7 @@ from medcap.generation.typed_boxes import place_boxes
 from medcap.generation.typed_placeholders import find_placeholders
 from medcap.generation.typed_regions import place_regions
 
+_DROP = ("none", "clear")  # what /box and /region take to forget what waits
 HELP = """\
   /image FILE      show an image with your next words (PNG, JPEG, DICOM, ...); words may be none: a caption
                    a volume: /image ct.nii.gz frames=8even axis=coronal window=40,400 fit=pad
@@ -41,7 +42,7 @@ HELP = """\
   /region box X1 Y1 X2 Y2, point X Y RADIUS, polygon X1 Y1 X2 Y2 X3 Y3 ..., or mask FILE [value=3]
                    ask about this region of the image (pixels) with your next words: where they say {region}, or after
                    them; for runs with a region_encoder. picture=4 at the end: on the fourth slice that is shown
-                   /region lists these regions, /region clear drops them
+                   /region lists these regions, /region none drops them
   /system [TEXT]   set the system text before all turns; no TEXT removes it
   /alone on|off    on: each question alone, about the images that were shown last; for models that were trained so
   /retry           answer the last question again, with the next seed; a question that failed is asked again
@@ -166,7 +167,7 @@ class Chat:
 
     def _add_region(self, words: str) -> None:
         assert self._generator is not None
-        if words == "clear":
+        if words in _DROP:
             self._regions.clear()
         elif words:
             self._regions.add(words, self._generator, self._reader)
@@ -176,7 +177,7 @@ class Chat:
             _note("no region waits for your next words")
 
     def _add_box(self, words: str) -> None:
-        if words == "none":
+        if words in _DROP:
             self._boxes.waiting.clear()
         elif words:
             self._boxes.add(words, self._style)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medcap.errors import UserError
+from medcap.plurals import counted
 
 if TYPE_CHECKING:
     from medcap.scoring.comparison import Comparison
@@ -123,7 +125,8 @@ def find_predictions(path: Path, name: str = PREDICTIONS) -> Path:
         raise UserError(f"{path} holds the answers of {len(found)} tasks: name one of {folders}")
     there = sorted(entry.name + "/" * entry.is_dir() for entry in path.iterdir())
     listed = ", ".join(there[:8]) + (f" and {len(there) - 8} more" if len(there) > 8 else "")
-    raise UserError(f"{path} holds no {name}, neither itself nor in a folder (there is: {listed or 'nothing'})")
+    rate = ": a judge writes it (docs/comparing.md)" if name == RATINGS else ""
+    raise UserError(f"{path} holds no {name}, neither itself nor in a folder{rate}; there is: {listed or 'nothing'}")
 
 
 def comparison_table(comparison: Comparison, first: str, second: str) -> str:
@@ -139,8 +142,7 @@ def comparison_table(comparison: Comparison, first: str, second: str) -> str:
     """
     from medcap.report.intervals import NO_INTERVAL, between
 
-    show = _percent if comparison.share else "{:.4f}".format
-    signed = _points if comparison.share else "{:+.4f}".format
+    show, signed = _numbers(comparison.headline, comparison.share)
     difference = comparison.difference
     lines = [
         (f"{comparison.headline}, A", show(comparison.first.score), first),
@@ -183,10 +185,9 @@ def many_table(many: ManyComparisons) -> str:
     """
     from medcap.report.intervals import between
     from medcap.report.text_table import aligned
-    from medcap.scoring.comparison import verdict
+    from medcap.scoring.comparison import in_points, verdict
 
-    show = _percent if many.share else "{:.4f}".format
-    signed = _points if many.share else "{:+.4f}".format
+    show, signed = _numbers(many.headline, many.share)
     letters = [_letter(index) for index in range(len(many.runs))]
     runs = [["", many.headline, "95 % interval", "missing", ""]]
     for letter, run in zip(letters, many.runs, strict=True):
@@ -198,11 +199,20 @@ def many_table(many: ManyComparisons) -> str:
         ends = between(difference.low, difference.high, signed)
         first, second = letters[pair.first], letters[pair.second]
         p, corrected = f"{pair.comparison.p:.3g}", f"{pair.p_holm:.3g}"
-        sentence = verdict(difference, pair.p_holm, many.share, (first, second))
+        sentence = verdict(difference, pair.p_holm, in_points(many.headline, many.share), (first, second))
         pairs.append([f"{second} minus {first}", signed(difference.value), ends, p, corrected, sentence])
-    counts = f"protocol {many.protocol}, {many.n:,} common rows, {len(many.pairs)} comparisons"
+    counts = f"protocol {many.protocol}, {counted(many.n, 'common row')}, {counted(len(many.pairs), 'comparison')}"
     notices = [f"note: {notice}" for notice in many.notices]
     return "\n".join([*notices, counts, *aligned(runs, left=(0, 4)), *aligned(pairs, left=(0, 5))])
+
+
+def _numbers(headline: str, share: bool) -> tuple[Callable[[float], str], Callable[[float], str]]:
+    """Return how a score and a difference are written; relative scores as ``medcap summarize`` writes them."""
+    from medcap.scoring.relative_scores import RELATIVE
+
+    if headline in RELATIVE:
+        return (lambda value: f"{100 * value:.1f}"), (lambda value: f"{100 * value:+.1f}")
+    return (_percent, _points) if share else ("{:.4f}".format, "{:+.4f}".format)
 
 
 def _letter(index: int) -> str:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import signal
 import sys
+from collections.abc import Generator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from medcap.commands.arguments import add_image_root, positive, seed
 from medcap.errors import UserError
@@ -83,6 +86,7 @@ def _generate(options: argparse.Namespace) -> None:
     from medcap.instruct.generate import generate
 
     columns = Columns(**{name: getattr(options, f"{name}_column") for name in _CAPTION_COLUMNS})
+    _keep_inputs(options)
     model, asking = _model(options), _asking(options)
     mentions = not options.no_mentions
     _show(options, lambda: generate(options.source, columns, model, options.out, asking, mentions, options.seed))
@@ -92,6 +96,7 @@ def _rewrite(options: argparse.Namespace) -> None:
     from medcap.instruct.rewrite import AnswerColumns, rewrite
 
     columns = AnswerColumns(options.image_column, options.question_column, options.answer_column)
+    _keep_inputs(options)
     model, asking = _model(options), _asking(options)
     _show(options, lambda: rewrite(options.source, columns, model, options.out, asking))
 
@@ -115,13 +120,40 @@ def _clean(options: argparse.Namespace) -> None:
 def _show(options: argparse.Namespace, work: Any) -> None:
     from medcap.instruct.rows import CONVERSATIONS
 
-    try:
+    with _told_when_stopped():
         summary: Summary = work()
-    except KeyboardInterrupt:
-        print("\nmedcap: stopped; replies so far are kept, the same command goes on", file=sys.stderr)
-        raise
     print(summary.text())
     print(options.out / CONVERSATIONS)
+
+
+@contextlib.contextmanager
+def _told_when_stopped() -> Generator[None]:
+    """Say what becomes of the replies where Ctrl-C or SIGTERM ends the program; the status is 130 or 143."""
+
+    def stop(number: int, _: object) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        print("\nmedcap: stopped; replies so far are kept, the same command goes on", file=sys.stderr)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _keep_inputs(options: argparse.Namespace) -> None:
+    """See that nothing that is written takes the place of figures, rows or recorded replies."""
+    from medcap.files import keep_inputs
+    from medcap.instruct.asking import REPLIES
+    from medcap.instruct.generate import FAILURES
+    from medcap.instruct.rewrite import TEXTS
+    from medcap.instruct.rows import CONVERSATIONS
+
+    inputs = [path for path in (options.source, options.recorded, options.examples) if path is not None]
+    for name in (REPLIES, CONVERSATIONS, FAILURES, TEXTS):
+        keep_inputs("--out", options.out / name, *inputs)
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:

@@ -30,7 +30,9 @@ def run(options: argparse.Namespace) -> None:
     """
     from medcap.errors import UserError
     from medcap.evaluation.leaderboard import leaderboard
+    from medcap.files import keep_inputs
 
+    keep_inputs("--out", options.out, *options.tables)
     page = leaderboard(options.tables, options.title)
     try:
         page.write(options.out)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from medcap.commands.arguments import add_image_root
 from medcap.errors import UserError
+from medcap.plurals import none_of
 
 if TYPE_CHECKING:
     from medcap.datasets.leakage.image_hashes import HashedImage
@@ -49,12 +50,14 @@ def run(options: argparse.Namespace) -> None:
     """
     from medcap.datasets.leakage.report import Findings
     from medcap.datasets.leakage.search import ImageSet, find_leaks
-    from medcap.files import plain, write_json
+    from medcap.files import keep_inputs, plain, write_json
 
     if not 0 <= options.distance <= 64:
         raise UserError(f"--distance {options.distance} must be 0 to 64")
     if options.processes is not None and options.processes < 1:
         raise UserError(f"--processes {options.processes} must be at least 1")
+    if options.json:
+        keep_inputs("--json", options.json, options.train, options.test, use="searched")
     train, test = ImageSet(str(options.train)), ImageSet(str(options.test))
     # The smaller set is held; of the larger, only what matches it.
     wanted = list(test.usable(_hashed(options.test, options, "test images")))
@@ -85,6 +88,6 @@ def _hashed(source: Path, options: argparse.Namespace, label: str) -> Iterable[H
 def _check_read(images: ImageSet) -> None:
     if images.images == 0:
         raise UserError(
-            f"{images.source}: none of its {images.unreadable:,} images can be read; the first:"
+            f"{images.source}: {none_of(images.unreadable, 'image')} can be read; the first:"
             f" {images.problems[0][1]} (name the images' folder by --image-root)"
         )

@@ -35,10 +35,12 @@ def run(options: argparse.Namespace) -> None:
         SystemExit: with status 1 if something was not copied.
     """
     from medcap.datasets.preparing.reorganize import OTHER, reorganize
-    from medcap.files import write_text
+    from medcap.files import keep_inputs, write_text
 
     if options.base_original.resolve() == options.base_target.resolve():
         raise UserError("--base-original and --base-target are one folder: files are copied into another")
+    if options.list is not None:
+        keep_inputs("--list", options.list, options.csv)
     result = reorganize(options.csv, options.base_original, options.base_target, options.overwrite)
     print(f"copied {result.copied:,} files to {options.base_target}; {result.same:,} were there already")
     for reason, names in result.left.items():

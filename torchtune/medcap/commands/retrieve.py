@@ -95,12 +95,14 @@ def _augment(options: argparse.Namespace) -> None:
     from medcap.checkpoints.build_model import choose_device
     from medcap.data.images.reader import ImageReader
     from medcap.data.images.roots import LimitKeys
+    from medcap.files import keep_inputs
     from medcap.retrieval.augment import Choice, augment
     from medcap.retrieval.index import read_index, write_failures
     from medcap.retrieval.tower import RetrievalTower
 
     if options.out.suffix not in (".json", ".jsonl"):
         raise UserError(f"--out {options.out} must end in .json or .jsonl")
+    keep_inputs("--out", options.out, options.source)
     index = read_index(options.index)
     if len(index.candidates) >= _LARGE and not options.faiss:
         count = len(index.candidates)

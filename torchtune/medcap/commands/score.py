@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> None:
         UserError: if a file cannot be read or written, there is no protocol of a name, or a protocol cannot score the
             rows.
     """
-    from medcap.files import plain, write_text
+    from medcap.files import keep_inputs, plain, write_text
     from medcap.scoring.answers import read_answers, read_candidates, task_of_answers
     from medcap.scoring.protocols.llava_med import LlavaMed
     from medcap.scoring.protocols.registry import make_protocols
@@ -73,8 +73,8 @@ def run(options: argparse.Namespace) -> None:
             raise UserError(f"--candidates is for the protocol {LlavaMed.name}, which is not among {', '.join(names)}")
         candidates = read_candidates(options.candidates)
     protocols = make_protocols(names, candidates, task_of_answers(options.file))
-    if options.per_row is not None and options.per_row.resolve() == options.file.resolve():
-        raise UserError(f"--per-row {options.per_row} would replace the file that is scored: name another one")
+    if options.per_row is not None:
+        keep_inputs("--per-row", options.per_row, options.file, use="scored")
     answers = read_answers(options.file)
     results = {protocol.name: protocol.score(answers) for protocol in protocols}
     if options.per_row is not None:

@@ -48,6 +48,7 @@ def run(options: argparse.Namespace) -> None:
     from medcap.datasets.inspection.images import read_header
     from medcap.datasets.inspection.statistics import image_statistics, token_statistics
     from medcap.datasets.inspection.survey import survey
+    from medcap.files import keep_inputs
 
     if options.batch_size is not None and options.batch_size < 1:
         raise UserError(f"--batch-size {options.batch_size} must be at least 1")
@@ -56,6 +57,8 @@ def run(options: argparse.Namespace) -> None:
     speed = _speed(options)
     files = training_data.open_training_files(options)
     first = files[0]
+    if options.json is not None:
+        keep_inputs("--json", options.json, *(file.checker.rows.path for file in files))
     if options.plot is not None and len(files) > 1:
         raise UserError("--plot is for one file, and the configuration has several sources: name one before --config")
     _find_prompt_prefix(files)

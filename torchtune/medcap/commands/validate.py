@@ -46,11 +46,15 @@ def run(options: argparse.Namespace) -> None:
         SystemExit: with status 1 if a row cannot be used.
     """
     from medcap.datasets.inspection.validation import write_good_rows
+    from medcap.files import keep_inputs
 
     files = training_data.open_training_files(options)
     if options.fix is not None and len(files) > 1:
         raise UserError("--fix is for one file, and the configuration has several sources: name one before --config")
     _check_fix(options, files[0].checker)
+    others = () if options.against is None else (options.against,)
+    if options.json is not None:
+        keep_inputs("--json", options.json, *(file.checker.rows.path for file in files), *others, use="checked")
     found: dict[str, Validation] = {}
     for file in files:
         if len(files) > 1:
@@ -85,6 +89,7 @@ def _validate(options: argparse.Namespace, checker: RowChecker) -> Validation:
 def _check_fix(options: argparse.Namespace, checker: RowChecker) -> None:
     from medcap.datasets.inspection.validation import FIX_SUFFIXES
     from medcap.datasets.rows.tar_rows import is_shards
+    from medcap.files import keep_inputs
 
     path: Path | None = options.fix
     if path is None:
@@ -93,8 +98,8 @@ def _check_fix(options: argparse.Namespace, checker: RowChecker) -> None:
         raise UserError("--fix is for JSON and JSONL files: bad samples of tar shards are left out by training itself")
     if path.suffix not in FIX_SUFFIXES:
         raise UserError(f"--fix {path} must end in {' or '.join(FIX_SUFFIXES)}")
-    if path.resolve() == checker.rows.path.resolve():
-        raise UserError(f"--fix {path} would replace the file that is checked: name another one")
+    others = () if options.against is None else (options.against,)
+    keep_inputs("--fix", path, checker.rows.path, *others, use="checked")
     if options.json is not None and options.json.resolve() == path.resolve():
         raise UserError(f"--fix and --json are both {path}: name two files")
 

@@ -15,6 +15,7 @@ from medcap.errors import UserError
 from medcap.evaluation.predictions import PredictionFile, request_fingerprint
 from medcap.evaluation.shared.predictions import open_shared
 from medcap.generation.request import CandidateScores, Generation, Request, Sampling
+from medcap.plurals import counted, none_of
 from medcap.scoring.answer_masks import masks_as_json
 from medcap.scoring.question import Question
 
@@ -200,7 +201,7 @@ def collect(
     entries = [file.rows[fingerprint] for fingerprint in fingerprints]
     # [Contract] a mistake that concerns every row must stop the run, not become a score of 0.
     if all(entry.get("error") for entry in entries):
-        raise UserError(f"none of the {len(entries)} rows can be answered; the first one: {entries[0]['error']}")
+        raise UserError(f"{none_of(len(entries), 'row')} can be answered; the first one: {entries[0]['error']}")
     return entries
 
 
@@ -292,7 +293,8 @@ class _Asking:
     def _refuse_hopeless(self, error: UserError) -> None:
         if not self._answered and len(self._failures) >= _HOPELESS and not self._any_answered():
             raise UserError(
-                f"{len(self._failures)} rows failed and none was answered; the first one: {self._failures[0][1]}"
+                f"{counted(len(self._failures), 'row')} failed and none was answered; the first one:"
+                f" {self._failures[0][1]}"
             ) from error
 
 

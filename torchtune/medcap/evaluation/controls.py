@@ -19,6 +19,7 @@ from medcap.data.regions.scale import scale_region
 from medcap.data.row_regions import regions_of
 from medcap.errors import UserError
 from medcap.evaluation.phrases import phrase_keys
+from medcap.plurals import counted
 from medcap.scoring.question import Question, message_text
 from medcap.scoring.replies.box_reply import reference_boxes
 
@@ -46,7 +47,7 @@ def shuffled_images(questions: Sequence[Question], seed: int = 0) -> list[Questi
     sets = list(dict.fromkeys(tuple(question.images) for question in usable))
     images = list(dict.fromkeys(image for one in sets for image in one))
     if len(images) < 2:
-        raise UserError(f"images cannot be shuffled: the rows have {len(images)} distinct image(s)")
+        raise UserError(f"images cannot be shuffled: the rows have {counted(len(images), 'distinct image')}")
     other: dict[tuple[ImageRef, ...], Sequence[ImageRef]] = {}
     for size in dict.fromkeys(map(len, sets)):
         alike = [one for one in sets if len(one) == size]

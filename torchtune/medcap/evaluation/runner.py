@@ -23,6 +23,7 @@ from medcap.evaluation.summary import leaves, value_at
 from medcap.evaluation.task_report import TaskResult, task_report
 from medcap.evaluation.tasks.base import Benchmark, Task
 from medcap.files import make_folder, plain, write_json
+from medcap.plurals import counted
 from medcap.scoring.image_reliance import NAMES
 from medcap.scoring.protocols.base import nested
 from medcap.scoring.question import Question
@@ -171,7 +172,7 @@ def _store(task: Task, options: RunOptions, opened: dict[Path, int], team: Team 
 
 def _old_answers(store: PredictionStore) -> list[str]:
     count = sum(store.opened.values())
-    return [f"{count} answers were made under other settings than these"] if count else []
+    return [f"{counted(count, 'answer was', 'answers were')} made under other settings than these"] if count else []
 
 
 def _block(rows: Sequence[Question], scored: Scored, controls: Mapping[str, ControlRun]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from medcap.instruct.budget import Budget, Limits
 from medcap.instruct.prompts import EXAMPLES, Style
 from medcap.instruct.replies import Unusable
 from medcap.language_models.base import NOT_SENT, LanguageModel, Prompt, Reply
+from medcap.plurals import counted, none_of
 
 REPLIES = "replies.jsonl"
 _KEYS = FileKeys("--out", "--overwrite", "--keep-old")
@@ -116,10 +117,11 @@ def ask_all(
         rows = {id: file.rows[fingerprint] for id, fingerprint in fingerprints.items() if fingerprint in file.rows}
         notices = [*model.notices]
         if file.num_old:
-            notices.append(f"{file.num_old:,} replies were made under other settings than these")
+            notices.append(f"{counted(file.num_old, 'reply was', 'replies were')} made under other settings than these")
     if budget.estimated:
         notices.append(
-            f"the tokens of {budget.estimated:,} replies were not counted: they are estimated by their letters"
+            f"the tokens of {counted(budget.estimated, 'reply', 'replies')} were not counted: they are estimated by the"
+            " number of letters"
         )
     return Asked(
         replies={id: _reply(row) for id, row in rows.items() if row["error"] is None},
@@ -237,7 +239,7 @@ class _Run:
 
     def _hopeless(self) -> UserError:
         return UserError(
-            f"the model replied to none of {len(self._held)} prompts; the last one ({self._held[-1]['id']}):"
+            f"the model replied to {none_of(len(self._held), 'prompt')}; the last one ({self._held[-1]['id']}):"
             f" {self._held[-1]['error']}"
         )
 

@@ -17,15 +17,16 @@ from medcap.datasets.published.llava_turns import conversation_questions
 from medcap.datasets.published.reading import Tally, json_records, progress
 from medcap.datasets.rows.sharegpt import plain_words
 from medcap.errors import UserError
-from medcap.files import make_folder, plain, write_json
+from medcap.files import keep_inputs, make_folder, plain, write_json
 from medcap.instruct.cleaning import RULES, Effect, Pair, clean_pairs
 from medcap.instruct.duplicates import LOWEST_SIMILARITY, NearDuplicates
 from medcap.instruct.leaks import FoundLeaks, HeldOutSets, find_leaked_images
 from medcap.instruct.phrases import PHRASES, read_phrases
 from medcap.instruct.replies import Unusable, read_conversation
 from medcap.instruct.rows import CONVERSATIONS, IMAGE, conversation_row, toss, write_rows
-from medcap.instruct.summary import reason_lines, reasons
+from medcap.instruct.summary import QUESTIONS, reason_lines, reasons
 from medcap.language_models.recorded import ID_KEYS
+from medcap.plurals import counted, none_of
 
 REMOVED, SUMMARY, REPORT = "removed.jsonl", "summary.json", "report.html"
 NO_PAIR, DUPLICATE, LEAKED = "no pair is left", "nearly the same as a row before", "its image is in a test set"
@@ -135,6 +136,7 @@ def clean(source: Path, out: Path, choices: CleaningChoices) -> Cleaned:
     Raises:
         UserError: if the file, the phrases or a test set cannot be read, or no row is left.
     """
+    keep_inputs("--out", out / CONVERSATIONS, source)
     phrases = read_phrases(choices.phrases)
     done = Cleaned(source, Tally())
     kept: list[Row] = []
@@ -155,8 +157,8 @@ def clean(source: Path, out: Path, choices: CleaningChoices) -> Cleaned:
         kept = _without_leaks(kept, done.leaks, done)
     done.rows = kept
     if not kept:
-        raise UserError(f"{source}: not one of {done.read.read:,} rows is left: {_counts(done)}")
-    make_folder(out)
+        raise UserError(f"{source}: {none_of(done.read.read, 'row')} is left: {_counts(done)}")
+    make_folder(out, "--out")
     write_rows(
         out / CONVERSATIONS, (conversation_row(row.pairs, row.image, row.image_last, row.fields) for row in kept)
     )
@@ -199,12 +201,13 @@ def as_dict(done: Cleaned, choices: CleaningChoices) -> dict[str, Any]:
 
 def text(done: Cleaned) -> str:
     """Return the counts for a terminal."""
-    lines = [f"{done.source}: {done.read.read:,} rows read, {done.pairs:,} questions with answers"]
+    lines = [f"{done.source}: {counted(done.read.read, 'row')} read, {counted(done.pairs, *QUESTIONS)}"]
     lines += reason_lines("not usable", done.read)
-    lines.append(f"  {done.malformed:,} turns left out: without a partner or words")
-    lines += [f"  {done.by_rule[rule]:,} pairs {what}: {rule}" for rule, what in RULES.items()]
-    lines += [f"  {done.by_rule[rule]:,} rows removed: {rule}" for rule in ROW_RULES]
-    lines.append(f"{len(done.rows):,} rows left, {sum(len(row.pairs) for row in done.rows):,} questions with answers")
+    lines.append(f"  {counted(done.malformed, 'turn')} left out: without a partner or words")
+    lines += [f"  {counted(done.by_rule[rule], 'pair')} {what}: {rule}" for rule, what in RULES.items()]
+    lines += [f"  {counted(done.by_rule[rule], 'row')} removed: {rule}" for rule in ROW_RULES]
+    left = sum(len(row.pairs) for row in done.rows)
+    lines.append(f"{counted(len(done.rows), 'row')} left, {counted(left, *QUESTIONS)}")
     return "\n".join([*lines, *(f"note: {notice}" for notice in done.notices)])
 
 

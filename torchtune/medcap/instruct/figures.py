@@ -16,6 +16,7 @@ from medcap.datasets.published.reading import Tally, csv_records, json_records
 from medcap.datasets.rows.data_files import check_data_file
 from medcap.datasets.rows.delimited import delimiter_of
 from medcap.errors import UserError
+from medcap.plurals import none_of
 
 DELIMITED = (".csv", ".tsv")
 # Columns by their usual names, LLaVA-Med's first (microsoft/LLaVA-Med v1.0.0, llava/instruct/).
@@ -207,7 +208,7 @@ def _nothing(path: Path, tally: Tally, first: Mapping[str, Any] | None) -> UserE
     )
     columns = ", ".join(map(str, first or {})) or "nothing"
     return UserError(
-        f"{path}: not one of {tally.read:,} figures can be used"
+        f"{path}: {none_of(tally.read, 'figure')} can be used"
         + (f", {reasons}" if reasons else "")
         + f"; name the columns by --caption-column, --id-column and --image-column (the first row has: {columns})"
     )

@@ -14,7 +14,7 @@ from medcap.instruct.figures import Columns, Figure, read_figures
 from medcap.instruct.prompts import conversation_style, figure_words
 from medcap.instruct.replies import Unusable, read_conversation
 from medcap.instruct.rows import CONVERSATIONS, conversation_row, toss, write_rows
-from medcap.instruct.summary import Summary
+from medcap.instruct.summary import QUESTIONS, TURNS, Summary
 from medcap.language_models.base import LanguageModel
 
 FAILURES, SUMMARY = "failures.jsonl", "summary.json"
@@ -89,7 +89,7 @@ def _rows(
             failed.skip(str(reason), figure.id)
             asked.failures[figure.id] = str(reason)
             continue
-        counts["questions with answers"] += len(conversation.pairs)
-        counts["turns left out: without a partner or words"] += conversation.malformed
+        counts[QUESTIONS[1]] += len(conversation.pairs)
+        counts[TURNS[1]] += conversation.malformed
         fields = {"id": figure.id, **figure.fields}
         yield conversation_row(conversation.pairs, figure.image, toss(figure.id, seed), fields)

@@ -13,6 +13,12 @@ from medcap.datasets.leakage.image_sources import ImageFile, list_images
 from medcap.datasets.leakage.search import DISTANCE, KINDS, ImageSet, find_leaks
 from medcap.datasets.published.reading import progress
 from medcap.errors import UserError
+from medcap.plurals import counted, none_of
+
+_NOT_COMPARED = (
+    "image cannot be read and was not compared",
+    "images cannot be read and were not compared",
+)
 
 
 @dataclass(frozen=True)
@@ -85,12 +91,12 @@ def find_leaked_images(images: Sequence[str], source: Path, tests: HeldOutSets) 
     found.compared, found.unreadable, found.flat = own.images - own.flat, own.unreadable, own.flat
     if own.unreadable and not own.images:
         raise UserError(
-            f"{source}: none of its {own.unreadable:,} images can be read, so they cannot be compared with --test; the"
+            f"{source}: {none_of(own.unreadable, 'image')} can be read, so nothing can be compared with --test; the"
             f" first: {own.problems[0][1]} (name their folder by --image-root)"
         )
     if own.unreadable:
         found.notices.append(
-            f"{own.unreadable:,} images cannot be read and were not compared with the test sets; the first:"
+            f"{counted(own.unreadable, *_NOT_COMPARED)} with the test sets; the first:"
             f" {own.problems[0][1]} (name their folder by --image-root)"
         )
     for test in tests.sources if hashed else ():
@@ -100,11 +106,11 @@ def find_leaked_images(images: Sequence[str], source: Path, tests: HeldOutSets) 
         leakage = find_leaks(side.usable(theirs), hashed, tests.distance)
         if side.images == 0:
             raise UserError(
-                f"--test {test}: none of its {side.unreadable:,} images can be read; the first:"
+                f"--test {test}: {none_of(side.unreadable, 'image')} can be read; the first:"
                 f" {side.problems[0][1]} (name the images' folder by --image-root)"
             )
         if side.unreadable:
-            found.notices.append(f"{side.unreadable:,} images of {test} cannot be read and were not compared")
+            found.notices.append(f"{test}: {counted(side.unreadable, *_NOT_COMPARED)}")
         found.test_images[str(test)] = side.images
         for leak in leakage.leaks:
             for name in paths[leak.test]:

@@ -23,6 +23,7 @@ from medcap.instruct.replies import Unusable, read_paragraph
 from medcap.instruct.rows import CONVERSATIONS, conversation_row, write_rows
 from medcap.instruct.summary import Summary
 from medcap.language_models.base import LanguageModel
+from medcap.plurals import none_of
 
 TEXTS = "text.jsonl"
 
@@ -121,7 +122,7 @@ def read_answers(path: Path, columns: AnswerColumns, tally: Tally) -> list[Image
     if not images:
         reasons = "; ".join(f"{count:,}: {reason}" for reason, count in tally.skipped.items())
         raise UserError(
-            f"{path}: not one of {tally.read:,} rows can be used ({reasons or 'there is none'}); name the columns by"
+            f"{path}: {none_of(tally.read, 'row')} can be used ({reasons or 'there is none'}); name the columns by"
             " --image-column, --question-column and --answer-column (the first row has:"
             f" {', '.join(first) or 'nothing'})"
         )

@@ -9,6 +9,11 @@ from typing import Any
 
 from medcap.datasets.published.reading import Tally
 from medcap.instruct.asking import Asked
+from medcap.plurals import counted
+
+QUESTIONS = ("question with an answer", "questions with answers")
+TURNS = ("turn left out: without a partner or words", "turns left out: without a partner or words")
+_SINGULAR = {plural: one for one, plural in (QUESTIONS, TURNS)}
 
 
 @dataclass
@@ -38,17 +43,20 @@ class Summary:
     def text(self) -> str:
         """Return the counts for a terminal."""
         asked, budget = self.asked, self.asked.budget
-        lines = [f"{self.source}: {self.left_out.read:,} rows read, {self.wanted:,} {self.what}"]
+        lines = [f"{self.source}: {counted(self.left_out.read, 'row')} read, {self._of(self.wanted)}"]
         lines += reason_lines("left out", self.left_out)
         earlier = f" ({asked.earlier:,} of an earlier run)" if asked.earlier else ""
-        lines.append(f"{len(asked.replies):,} replies{earlier}, {self.rows:,} rows written")
-        lines += [f"  {count:,} {name}" for name, count in self.counts.items()]
+        lines.append(f"{counted(len(asked.replies), 'reply', 'replies')}{earlier}, {counted(self.rows, 'row')} written")
+        lines += [f"  {counted(count, _SINGULAR.get(name, name), name)}" for name, count in self.counts.items()]
         lines += reason_lines("failed", self.failed)
         if asked.not_sent:
-            lines.append(f"{asked.not_sent:,} {self.what} were not asked about: {asked.why_not}")
+            lines.append(f"{self._of(asked.not_sent)} not asked about: {asked.why_not}")
         cost = "" if budget.cost is None else f", cost {budget.cost:.4g}"
         lines.append(f"tokens: {budget.prompt_tokens:,} of prompts, {budget.tokens:,} of replies{cost}")
         return "\n".join([*lines, *(f"note: {notice}" for notice in asked.notices)])
+
+    def _of(self, number: int) -> str:
+        return counted(number, self.what.removesuffix("s"), self.what)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the counts for a JSON file."""

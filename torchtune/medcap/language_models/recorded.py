@@ -10,8 +10,10 @@ from medcap.data.json_text import JsonError, parse_json
 from medcap.errors import UserError
 from medcap.generation.progress import Progress
 from medcap.language_models.base import NOT_SENT, Admit, LanguageModel, OnReply, Prompt, Reply
+from medcap.plurals import counted
 
 ID_KEYS = ("id", "pair_id")
+_NO_REPLY = ("line holds no reply and is left out", "lines hold no reply and are left out")
 REPLY_KEYS = ("reply", "result", "text")
 
 
@@ -50,7 +52,7 @@ class RecordedReplies(LanguageModel):
     @property
     def notices(self) -> list[str]:
         """See :attr:`LanguageModel.notices`."""
-        return [f"{self.path}: {self._damaged:,} lines hold no reply and are left out"] if self._damaged else []
+        return [f"{self.path}: {counted(self._damaged, *_NO_REPLY)}"] if self._damaged else []
 
     def ask(self, prompts: Sequence[str | Prompt], on_reply: OnReply, admit: Admit | None = None) -> None:
         with Progress(len(prompts), self.progress and len(prompts) > 1) as progress:

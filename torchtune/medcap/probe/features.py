@@ -17,6 +17,7 @@ from tqdm import tqdm
 from medcap.data.images.reader import ImageReader
 from medcap.errors import UserError, is_of_the_machine
 from medcap.models.preprocess import ImageTransform, TileTransform
+from medcap.plurals import none_of
 from medcap.probe.encoders import Encoder
 from medcap.probe.examples import Example
 from medcap.workers import num_processors
@@ -99,7 +100,7 @@ def encode(
             bar.update(len(batch))
     if not positions:
         reason = next(iter([*unreadable.values(), *(e.problem for e in examples if e.problem)]), "there are none")
-        told = f"none of the {len(examples):,} {label} can be read; the first: {reason}"
+        told = f"{none_of(len(examples), label.removesuffix('s'), label)} can be read; the first: {reason}"
         raise NoneReadable(told, {n: e.problem or unreadable[e.path] for n, e in enumerate(examples)})
     problems = {
         position: example.problem or unreadable[example.path]

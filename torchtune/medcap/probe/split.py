@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from medcap.errors import UserError
+from medcap.plurals import counted
 from medcap.probe.examples import Example
 
 
@@ -45,7 +46,8 @@ def split(examples: Sequence[Example], fraction: float, seed: int) -> tuple[list
     }
     parts = ([e for e in examples if e.group not in second], [e for e in examples if e.group in second])
     if not all(parts):
-        raise UserError(f"{len(members)} images or groups cannot be divided so that {fraction:g} of them are apart")
+        there = counted(len(members), "image or group", "images or groups")
+        raise UserError(f"{there} cannot be divided so that {fraction:g} of them are apart")
     return parts
 
 

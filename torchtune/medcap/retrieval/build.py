@@ -18,7 +18,7 @@ from medcap.data.regions.region import region_from_json
 from medcap.errors import UserError
 from medcap.probe.features import BATCH_SIZE
 from medcap.retrieval.candidates import Candidate, Failure, read_candidates
-from medcap.retrieval.index import write_index
+from medcap.retrieval.index import check_index_folder, write_index
 from medcap.retrieval.kept_features import drop_kept, encode_and_keep
 from medcap.retrieval.tower import RetrievalTower
 from medcap.workers import batched, num_processors
@@ -69,9 +69,14 @@ def build_index(
         named in the failures.
 
     Raises:
-        UserError: if no candidate can be used, or a file cannot be read or written.
+        UserError: if no candidate can be used, no row has a key to keep, the folder holds other files, or a file cannot
+            be read or written.
     """
+    check_index_folder(folder)
     candidates, failures = read_candidates(source, reader, patient_key, keep)
+    for key in keep:
+        if not any(key in candidate.kept for candidate in candidates):
+            raise UserError(f"--keep {key}: no row of {source} has this key")
     candidates, bad = _with_good_masks(candidates, reader)
     failures += bad
     images = list(dict.fromkeys(candidate.image for candidate in candidates))

@@ -17,6 +17,7 @@ from medcap.locks import locked
 from medcap.retrieval.candidates import Candidate, Failure, moved_mask
 
 EMBEDDINGS, METADATA, INDEX, FAILURES = "embeddings.npy", "metadata.json", "index.json", "failures.jsonl"
+FEATURES_FOLDER = "features"  # of a build that is not finished
 FORMAT_VERSION = 1
 
 
@@ -35,6 +36,18 @@ class Index:
     candidates: Sequence[Candidate]
     embeddings: np.ndarray
     tower: Mapping[str, Any]
+
+
+def check_index_folder(folder: Path) -> None:
+    """See that an index may be written into a folder: a new or empty one, or that of an index or of a build.
+
+    Raises:
+        UserError: if it holds other files, which the index's could replace.
+    """
+    if not folder.is_dir() or any((folder / name).exists() for name in (INDEX, FEATURES_FOLDER)):
+        return
+    if any(entry.name != ".lock" for entry in folder.iterdir()):
+        raise UserError(f"--index {folder} holds files that are not of an index: name a new or empty folder")
 
 
 def write_index(
@@ -56,7 +69,7 @@ def write_index(
     Raises:
         UserError: if the folder cannot be made.
     """
-    make_folder(folder)
+    make_folder(folder, "--index")
     with locked(folder / ".lock"):
         _write_index(folder, candidates, embeddings, tower, failures)
 

@@ -15,11 +15,12 @@ import numpy as np
 from medcap.data.images.reader import ImageReader
 from medcap.errors import UserError
 from medcap.files import atomic_file, make_folder
+from medcap.plurals import none_of
 from medcap.probe.features import NoneReadable
 from medcap.retrieval.candidates import Failure
+from medcap.retrieval.index import FEATURES_FOLDER
 from medcap.retrieval.tower import EncodedImages, RetrievalTower
 
-FOLDER = "features"
 PART = 1024  # images whose features are written at once
 
 
@@ -43,19 +44,19 @@ def encode_and_keep(
     Raises:
         UserError: if no image can be read, or the tower gives numbers that are not finite.
     """
-    make_folder(folder / FOLDER)
+    make_folder(folder / FEATURES_FOLDER, "--index")
     values: list[np.ndarray | None] = []
     counts, failures = [], dict[int, Failure]()
     for start in range(0, len(images), part):
         some = images[start : start + part]
         label = "candidates" if len(images) <= part else f"candidates from {start:,} of {len(images):,}"
-        found = _part(some, tower, folder / FOLDER, reader, batch_size, label)
+        found = _part(some, tower, folder / FEATURES_FOLDER, reader, batch_size, label)
         failures |= {start + number: Failure(str(some[number]), reason) for number, reason in found[1].items()}
         values.append(found[0])
         counts.append(len(some))
     there = [own for own in values if own is not None]
     if not there:
-        raise UserError(f"none of the {len(images):,} candidates can be read; the first: {failures[0].reason}")
+        raise UserError(f"{none_of(len(images), 'candidate')} can be read; the first: {failures[0].reason}")
     dim = there[0].shape[1]
     full = [
         np.zeros((count, dim), np.float32) if own is None else own for own, count in zip(values, counts, strict=True)
@@ -65,7 +66,7 @@ def encode_and_keep(
 
 def drop_kept(folder: Path) -> None:
     """Remove the kept features of an index's folder."""
-    shutil.rmtree(folder / FOLDER, ignore_errors=True)
+    shutil.rmtree(folder / FEATURES_FOLDER, ignore_errors=True)
 
 
 def _part(

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from medcap.data.images.reader import ImageReader
+from medcap.errors import UserError
 from medcap.probe.encoders import Encoder, load_encoders
 from medcap.probe.examples import Example
 from medcap.probe.features import encode
@@ -48,7 +49,11 @@ class RetrievalTower:
 
     def __init__(self, name: str, device: torch.device) -> None:
         self.name = str(Path(name).resolve()) if Path(name).exists() else name
-        self._encoder: Encoder = load_encoders(name, "patches", "none", device).after
+        try:
+            self._encoder: Encoder = load_encoders(name, "patches", "none", device).after
+        except UserError as error:
+            # The key that the message names is the option here.
+            raise UserError(str(error).replace("vision=", "--tower ")) from error
 
     @cached_property
     def facts(self) -> dict[str, Any]:

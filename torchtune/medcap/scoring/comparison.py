@@ -13,6 +13,7 @@ from medcap.scoring.paired_tests import mcnemar, sign_flip_p
 from medcap.scoring.protocols.base import Protocol, ProtocolScores
 from medcap.scoring.protocols.multiple_choice import MultipleChoice
 from medcap.scoring.question import Answer, Question
+from medcap.scoring.relative_scores import RELATIVE
 from medcap.scoring.replies.numbers import plain_number
 from medcap.scoring.statistics import (
     DIFFERENCE,
@@ -187,7 +188,7 @@ class Comparison:
     @property
     def verdict(self) -> str:
         """The result in one sentence."""
-        return verdict(self.difference, self.p, self.share)
+        return verdict(self.difference, self.p, in_points(self.headline, self.share))
 
     def as_dict(self) -> dict[str, Any]:
         """Return the comparison for a JSON file."""
@@ -321,13 +322,23 @@ def _notices(
     return lines
 
 
+def in_points(headline: str, share: bool) -> bool:
+    """Return whether differences of a score are told in points: those of shares of 1 and of relative scores.
+
+    Args:
+        headline: name of the score.
+        share: whether it is a share of 1.
+    """
+    return share or headline in RELATIVE
+
+
 def verdict(difference: Interval, p: float, share: bool = True, names: tuple[str, str] = ("A", "B")) -> str:
     """Say in plain words what interval and p-value allow to say.
 
     Args:
         difference: B minus A.
         p: p-value of the same difference.
-        share: whether the values are shares of 1.
+        share: whether the difference is told in points; see :func:`in_points`.
         names: names of A and B.
 
     Returns:

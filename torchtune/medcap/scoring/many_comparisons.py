@@ -8,7 +8,7 @@ from itertools import combinations
 from typing import Any
 
 from medcap.errors import UserError
-from medcap.scoring.comparison import Comparison, Pairs, compare, pair_answers, verdict
+from medcap.scoring.comparison import Comparison, Pairs, compare, in_points, pair_answers, verdict
 from medcap.scoring.paired_tests import holm
 from medcap.scoring.protocols.base import Protocol
 from medcap.scoring.question import Answer
@@ -135,7 +135,9 @@ def compare_many(
             second,
             comparison,
             p,
-            verdict(comparison.difference, p, protocol.share, (names[first], names[second])),
+            verdict(
+                comparison.difference, p, in_points(protocol.headline, protocol.share), (names[first], names[second])
+            ),
         )
         for (first, second), comparison, p in zip(chosen, compared, corrected, strict=True)
     ]

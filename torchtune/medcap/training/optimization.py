@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from medcap.errors import UserError
 from medcap.instantiate import build
+from medcap.plurals import counted
 from medcap.training.keys import TrainingConfiguration
 
 
@@ -100,7 +101,7 @@ def learning_rate_notes(cfg: TrainingConfiguration, num_steps: int) -> list[str]
     warmup = None if cfg.lr_scheduler is None else cfg.lr_scheduler.get("num_warmup_steps")
     if isinstance(warmup, int) and warmup >= num_steps:
         notes.append(
-            f"note: lr_scheduler.num_warmup_steps={warmup} is not less than the {num_steps} steps of the run: the"
+            f"note: lr_scheduler.num_warmup_steps={warmup} is not less than the run's {counted(num_steps, 'step')}: the"
             " learning rate never reaches optimizer.lr"
         )
     return notes

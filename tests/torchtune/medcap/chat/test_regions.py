@@ -85,7 +85,7 @@ def test_regions_of_every_shape_are_named_in_any_order_and_the_others_follow(tal
 
 
 def test_regions_can_be_dropped(talk, asked):
-    _, err = talk("/image 0.png", "/region box 0 0 6 10", "/region clear", "What is it?")
+    _, err = talk("/image 0.png", "/region box 0 0 6 10", "/region none", "What is it?")
     assert err[2] == "no region waits for your next words" and regions_in(asked[0]) == []
 
 

@@ -1,9 +1,13 @@
 import json
+import os
+import signal
+import time
 
 import pytest
 
 from helpers.chat_server import chat_server
 from medcap.cli import main
+from medcap.language_models.recorded import RecordedReplies
 
 GOOD = "User: What is it?\n\nAssistant: Based on the caption, a cyst."
 
@@ -51,6 +55,44 @@ def test_conversations_are_generated_by_an_endpoint_and_cleaned(captions, tmp_pa
     rows = [json.loads(line) for line in (tmp_path / "clean" / "conversations.jsonl").read_text().splitlines()]
     assert [row["conversations"][1]["value"] for row in rows] == [f"A cyst. {number}." for number in (0, 1, 3, 4)]
     assert (tmp_path / "clean" / "report.html").is_file()
+
+
+@pytest.mark.parametrize("name", ["conversations.jsonl", "replies.jsonl"])
+@pytest.mark.parametrize("action", ["generate", "rewrite", "clean"])
+def test_nothing_that_is_read_is_written_over(tmp_path, capsys, action, name):
+    source, recorded = tmp_path / name, tmp_path / "recorded.jsonl"
+    source.write_text('{"id": "a", "caption": "A cyst.", "conversations": []}\n')
+    recorded.write_text('{"id": "a", "reply": "no"}\n')
+    words = ["instruct", action, source, "--out", tmp_path]
+    if action != "clean":
+        words += ["--recorded", recorded]
+    elif name != "conversations.jsonl":
+        return
+    assert f"--out {source} would replace the file that is read: name another one" in fails(capsys, *words)
+    assert source.read_text() == '{"id": "a", "caption": "A cyst.", "conversations": []}\n'
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_run_that_is_stopped_says_that_it_goes_on(captions, tmp_path, capsys, monkeypatch, number, status):
+    monkeypatch.setattr(RecordedReplies, "ask", lambda *_: os.kill(os.getpid(), number) or time.sleep(10))
+    (tmp_path / "replies").write_text('{"id": "1", "reply": "no"}\n')
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as end:
+        main(
+            [
+                "instruct",
+                "generate",
+                str(captions),
+                "--out",
+                str(tmp_path / "a"),
+                "--recorded",
+                str(tmp_path / "replies"),
+            ]
+        )
+    assert end.value.code == status
+    line = "medcap: stopped; replies so far are kept, the same command goes on"
+    assert capsys.readouterr().err.strip().splitlines() == [line]
+    assert signal.getsignal(signal.SIGTERM) is handler
 
 
 def test_a_model_that_does_not_exist_is_one_line_and_nothing_is_kept(captions, tmp_path, capsys):

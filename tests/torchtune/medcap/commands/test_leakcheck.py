@@ -74,7 +74,7 @@ def test_data_files_name_their_images(sets, capsys):
     with pytest.raises(SystemExit):
         check(sets / "train", sets / "test.jsonl", "--image-root", sets / "train")
     assert "none.png does not exist" in capsys.readouterr().out
-    with pytest.raises(UserError, match="none of its 2 images can be read"):
+    with pytest.raises(UserError, match="none of the 2 images can be read"):
         check(sets / "train", sets / "test.jsonl")
 
 

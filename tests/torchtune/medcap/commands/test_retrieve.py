@@ -158,6 +158,17 @@ def test_what_cannot_be_done_is_one_line(workplace, tmp_path, capsys):
         capsys, "augment", source, "--index", index, "--out", tmp_path / "out.txt"
     )
     assert "has no index.json" in refused(capsys, "augment", source, "--index", workplace, *out)
+    before = source.read_bytes()
+    assert "would replace the file that is read" in refused(
+        capsys, "augment", source, "--index", index, "--out", source
+    )
+    build = ("build", source, "--index", tmp_path / "new")
+    assert "--keep organs: no row of" in refused(capsys, *build, "--tower", "tiny", "--keep", "organs")
+    assert "medcap: --tower nope is unknown: give biomedclip" in refused(capsys, *build, "--tower", "nope")
+    assert "--index: the folder" in refused(capsys, "build", source, "--tower", "tiny", "--index", source)
+    words = ("build", source, "--tower", "tiny", "--index", workplace)
+    assert "holds files that are not of an index: name a new or empty folder" in refused(capsys, *words)
+    assert source.read_bytes() == before
     assert "--same side: index" in refused(capsys, "augment", source, "--index", index, *out, "--same", "side")
     (tmp_path / "rows.json").write_text(json.dumps([{"image": str(workplace / "0.png")}]))
     words = ("augment", tmp_path / "rows.json", "--index", index, *out, "--image-root", workplace)

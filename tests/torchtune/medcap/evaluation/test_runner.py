@@ -220,7 +220,7 @@ def test_a_control_that_cannot_be_run_is_a_notice(tmp_path):
     path.write_text(json.dumps({"question": "Which?", "reference": "none"}))
     result = run(path, tmp_path / "out", Answers(), controls=("shuffled_image",))
     assert result["notices"] == [
-        "control shuffled_image was not run: images cannot be shuffled: the rows have 0 distinct image(s)"
+        "control shuffled_image was not run: images cannot be shuffled: the rows have 0 distinct images"
     ]
     with pytest.raises(UserError, match="controls: mirror is unknown; there are shuffled_image, no_image"):
         run(path, tmp_path / "out", Answers(), controls=("mirror",))

@@ -92,7 +92,7 @@ def test_replies_of_generators_are_read_and_what_cannot_be_used_is_counted(sourc
         "a row with several images is not cleaned": 1,
         "'conversations' must be pairs of a question and an answer": 1,
     }
-    assert "  1 rows removed: no pair is left" in text(done).splitlines()
+    assert "  1 row removed: no pair is left" in text(done).splitlines()
 
 
 def test_near_duplicates_and_images_of_test_sets_are_left_out(source, tmp_path):
@@ -109,8 +109,8 @@ def test_near_duplicates_and_images_of_test_sets_are_left_out(source, tmp_path):
     assert [each["id"] for each in left] == ["0", "3", "4"]
     assert done.leaks.by_image == {"2.png": f"same file as {tmp_path}/test/t.png of {tmp_path}/test"}
     assert done.leaks.test_images == {str(tmp_path / "test"): 1}
-    assert len(done.notices) == 1 and done.notices[0].startswith("1 images cannot be read and were not compared")
-    assert "1 rows removed: nearly the same as a row before" in text(done)
+    assert len(done.notices) == 1 and done.notices[0].startswith("1 image cannot be read and was not compared")
+    assert "1 row removed: nearly the same as a row before" in text(done)
     done, left = cleaned(source(*rows), similarity=0)
     assert len(left) == 5
     assert done.notices == ["no test set was named by --test, so images of tests were not looked for"]
@@ -132,7 +132,7 @@ def test_the_page_shows_rules_changes_and_conversations(source, tmp_path):
     ("rows", "choices", "message"),
     [
         ((), {"similarity": 0.3}, "--similarity 0.3 must be 0.5 to 1, or 0 for none"),
-        ((row("1", "What?", "I cannot see the image."),), {}, "not one of 1 rows is left: 1: the answer does not"),
+        ((row("1", "What?", "I cannot see the image."),), {}, "not one row is left: 1: the answer does not"),
         ((), {}, "is empty"),
     ],
 )
@@ -144,7 +144,7 @@ def test_nothing_that_could_be_left_is_one_line(source, rows, choices, message):
 def test_a_test_set_that_cannot_be_compared_is_one_line(source, tmp_path):
     picture(tmp_path / "test" / "t.png", 0)
     path = source(row("1", "Q?", "A."))
-    with pytest.raises(UserError, match=r"none of its 1 images can be read, so they cannot be compared with --test"):
+    with pytest.raises(UserError, match=r"not one image can be read, so nothing can be compared with --test"):
         cleaned(path, held_out=HeldOutSets([tmp_path / "test"]))
     picture(tmp_path / "data" / "a.png", 1)
     with pytest.raises(UserError, match="gone does not exist: give a data file or a folder of images"):

@@ -85,9 +85,9 @@ def test_damaged_and_incomplete_figures_are_counted_by_reason(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "columns", "message"),
     [
-        ("a.jsonl", '{"id": 1, "title": "A"}\n', {}, r"not one of 1 figures can be used, 1: there is no 'fig_caption'"),
+        ("a.jsonl", '{"id": 1, "title": "A"}\n', {}, r"not one figure can be used, 1: there is no 'fig_caption'"),
         ("a.jsonl", '{"id": 1, "title": "A"}\n', {}, r"by --caption-column.*\(the first row has: id, title\)"),
-        ("a.csv", "id,caption\n", {}, "not one of 0 figures can be used"),
+        ("a.csv", "id,caption\n", {}, "not one figure can be used"),
         ("a.csv", "id,caption\n1,A\n", {"domain": "kind"}, "there is no 'kind'"),
         ("gone.json", None, {}, r"gone\.json does not exist"),
         ("a.json", "", {}, "is empty"),

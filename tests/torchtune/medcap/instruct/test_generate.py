@@ -148,7 +148,7 @@ def test_other_settings_are_refused_by_their_options(source):
 
 def test_a_model_that_replies_to_nothing_leaves_no_file_that_would_refuse_the_right_one(source):
     broken = Scripted({f"P{number}": Reply("", "error", error="no room") for number in range(6)}, name="wrong")
-    with pytest.raises(UserError, match=r"replied to none of 6 prompts; the last one \(P5\): no room"):
+    with pytest.raises(UserError, match=r"replied to none of the 6 prompts; the last one \(P5\): no room"):
         run(source, broken)
     assert run(source, Scripted(name="right")).rows == 6
 

@@ -41,7 +41,7 @@ def test_the_answers_of_an_image_are_collected(tmp_path):
     table.write_text("img_name,q,a\nx.png,Where?,left\n")
     (only,) = read_answers(table, AnswerColumns("img_name", "q", "a"), Tally())
     assert (only.image, only.pairs) == ("x.png", [("Where?", "left")])
-    with pytest.raises(UserError, match=r"not one of 1 rows can be used .1: there is no 'image'.*has: img_name, q, a"):
+    with pytest.raises(UserError, match=r"not one row can be used .1: there is no 'image'.*has: img_name, q, a"):
         read_answers(table, AnswerColumns(), Tally())
 
 

@@ -63,7 +63,7 @@ def test_images_that_cannot_be_read_keep_their_rows_and_are_named(examples, tmp_
 
 def test_a_set_without_a_readable_image_and_numbers_that_are_not_finite_are_refused(examples):
     missing = Example("gone.png", None, {}, "gone.png", problem="image gone.png does not exist")
-    with pytest.raises(UserError, match=r"none of the 1 test images can be read; the first: image gone\.png"):
+    with pytest.raises(UserError, match=r"not one test image can be read; the first: image gone\.png"):
         encode([missing], [MeanColour(4)], ImageReader([]), label="test images")
     with pytest.raises(UserError, match="mean colour gives numbers that are not finite"):
         encode(examples, [NotFinite(4)], ImageReader([]))

@@ -6,7 +6,8 @@ from medcap.data.images.reader import ImageReader
 from medcap.errors import UserError
 from medcap.probe.features import NoneReadable
 from medcap.retrieval.candidates import Failure
-from medcap.retrieval.kept_features import FOLDER, drop_kept, encode_and_keep
+from medcap.retrieval.index import FEATURES_FOLDER
+from medcap.retrieval.kept_features import drop_kept, encode_and_keep
 from medcap.retrieval.tower import EncodedImages
 
 
@@ -61,9 +62,9 @@ def test_a_build_that_was_killed_goes_on_from_finished_images(images):
     assert {number: failure.reason for number, failure in found.failures.items()} == {1: "bad", 4: "bad", 5: "bad"}
     assert found.failures[4].name == str(images[4])
     folder = images[0].parent / "index"
-    assert len(list((folder / FOLDER).glob("*.npz"))) == 3
+    assert len(list((folder / FEATURES_FOLDER).glob("*.npz"))) == 3
     drop_kept(folder)
-    assert not (folder / FOLDER).exists()
+    assert not (folder / FEATURES_FOLDER).exists()
 
 
 def test_other_weights_a_changed_file_and_a_cut_part_are_encoded_again(images):
@@ -75,7 +76,7 @@ def test_other_weights_a_changed_file_and_a_cut_part_are_encoded_again(images):
     again = CountingTower()
     assert encoded(images, again).values[0, 0] == 99
     assert again.seen == ["0.png", "1.png", "4.png", "5.png"]
-    for part in (images[0].parent / "index" / FOLDER).iterdir():
+    for part in (images[0].parent / "index" / FEATURES_FOLDER).iterdir():
         part.write_bytes(part.read_bytes()[:50])
     last = CountingTower()
     encoded(images, last)

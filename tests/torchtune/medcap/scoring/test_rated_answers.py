@@ -48,6 +48,12 @@ def test_two_runs_are_compared_by_what_a_judge_gave(tmp_path, capsys):
     shown = printed(capsys, one, other, "--ratings")
     assert shown[0] == "note: common rows that do not count for mean_of_ratios: 1 of 4"
     assert "protocol relative_score" in shown
+    # As medcap summarize has them.
+    assert [line.split()[:3] for line in shown if line.startswith("mean_of_ratios")] == [
+        ["mean_of_ratios,", "A", "50.0"],
+        ["mean_of_ratios,", "B", "87.5"],
+    ]
+    assert any(line.split()[:4] == ["B", "minus", "A", "+33.3"] for line in shown)
 
 
 def test_many_runs_are_corrected_and_other_judges_are_named(tmp_path, capsys):
@@ -58,6 +64,7 @@ def test_many_runs_are_corrected_and_other_judges_are_named(tmp_path, capsys):
         f" c, orders=published in {runs[1]}/ratings.jsonl"
     )
     assert "protocol relative_score, 4 common rows, 3 comparisons" in shown
+    assert next(line.split()[:2] for line in shown if line.startswith("A ")) == ["A", "87.5"]
 
 
 def test_a_row_counts_where_every_order_is_rated(tmp_path):
@@ -75,7 +82,10 @@ def test_what_is_no_rating_and_two_ways_at_once_are_one_line(tmp_path, capsys):
     folder = write(tmp_path / "one", B)
     (folder / "ratings.jsonl").unlink()
     for words, message in (
-        (("--ratings",), "holds no ratings.jsonl"),
+        (
+            ("--ratings",),
+            "holds no ratings.jsonl, neither itself nor in a folder: a judge writes it",
+        ),
         (("--ratings", "--protocol", "exact"), "--ratings and --protocol exclude each other"),
     ):
         with pytest.raises(SystemExit):

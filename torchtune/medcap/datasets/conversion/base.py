@@ -13,6 +13,7 @@ from typing import ClassVar
 from medcap.datasets.conversion.example import Example, Tally
 from medcap.datasets.download.sources import sources_for
 from medcap.errors import UserError
+from medcap.files import keep_inputs
 
 SPLITS = ("train", "validation")
 Examples = Callable[[Tally], Iterator[tuple[str, Example]]]
@@ -39,11 +40,13 @@ class Folders:
         data: what downloads are relative to, as the user wrote it: it becomes a part of the rows.
         out: where the output goes, for images that have to be taken out of a file.
         keep_missing: whether a folder of images may be absent.
+        file: the one file that the user named for the output; None where the converters name theirs.
     """
 
     data: str
     out: Path
     keep_missing: bool = False
+    file: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,8 @@ class Converter(ABC):
         for name in names:
             path = os.path.join(folders.data, name)
             if os.path.exists(path):
+                if folders.file is not None:
+                    keep_inputs("--out", folders.file, Path(path))
                 return path
         others = f" (nor {', '.join(names[1:])})" if names[1:] else ""
         missing = os.path.join(folders.data, names[0])

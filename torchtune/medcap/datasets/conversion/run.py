@@ -12,6 +12,7 @@ from medcap.datasets.conversion.example import Tally
 from medcap.datasets.conversion.instructions import Instructions
 from medcap.datasets.conversion.writing import SUFFIXES, RowWriter, Written
 from medcap.errors import UserError
+from medcap.files import keep_inputs
 from medcap.plurals import counted
 
 
@@ -40,7 +41,8 @@ def convert(
         The summary of the written files.
 
     Raises:
-        UserError: if a source is missing (then nothing is written) or damaged, or nothing of it can be used.
+        UserError: if a source is missing (then nothing is written) or damaged, the output would replace it, or
+            nothing of it can be used.
     """
     out = Path(out)
     if limit is not None and limit < 1:
@@ -49,13 +51,16 @@ def convert(
     folder = out.parent if single else out
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--out {out}: name a folder, or a file that ends in {' or '.join(SUFFIXES)}")
-    outputs = converter.outputs(Folders(data, folder, keep_missing))
+    outputs = converter.outputs(Folders(data, folder, keep_missing, out if single else None))
     if single and len(outputs) > 1:
         names = ", ".join(output.name for output in outputs)
         raise UserError(f"--out {out}: {converter.name} writes {names}: name their folder")
+    paths = [out if single else folder / output.name for output in outputs]
+    own = [Path(value) for value in vars(converter).values() if isinstance(value, str | Path) and value]
+    for path in paths:
+        keep_inputs("--out", path, *own)
     written = []
-    for output in outputs:
-        path = out if single else folder / output.name
+    for output, path in zip(outputs, paths, strict=True):
         writer = RowWriter(Instructions(instruction, seed), limit, keep_missing)
         tally = Tally()
         written.append(writer.write(path, output.examples(tally), tally))

@@ -16,6 +16,7 @@ from medcap.datasets.conversion.instructions import Instructions
 from medcap.datasets.rows.sharegpt import conversation_row
 from medcap.errors import UserError
 from medcap.files import atomic_file
+from medcap.plurals import none_of
 
 MISSING = "the image is missing"
 SUFFIXES = (".jsonl", ".json")
@@ -163,4 +164,4 @@ def _nothing_left(path: Path, tally: Tally) -> str:
     hint = ""
     if MISSING in tally.skipped:
         hint = "; put the images there, or keep such rows by --keep-missing, as for images in tar files"
-    return f"{path.name}: not one of {tally.read:,} records can be used, {reasons}{hint}"
+    return f"{path.name}: {none_of(tally.read, 'record')} can be used, {reasons}{hint}"

@@ -25,10 +25,13 @@ FIELD = "boxes"
 # what only looks like one.
 INSIDE, CUT, LOST, EXCESS, MALFORMED = "inside", "cut", "lost", "excess", "malformed"
 _WORDS = {
-    CUT: "reach beyond their image and are cut there",
-    LOST: "are outside their image or have no area",
-    EXCESS: "hold numbers larger than their notation can",
-    MALFORMED: "look like boxes but are not in a notation that is read; pixels in brackets belong under 'boxes'",
+    CUT: ("reaches beyond its image and is cut there", "reach beyond their image and are cut there"),
+    LOST: ("is outside its image or has no area", "are outside their image or have no area"),
+    EXCESS: ("holds numbers larger than its notation can", "hold numbers larger than their notation can"),
+    MALFORMED: (
+        "looks like a box but is not in a notation that is read; pixels in brackets belong under 'boxes'",
+        "look like boxes but are not in a notation that is read; pixels in brackets belong under 'boxes'",
+    ),
 }
 _SMALL = 700  # pixels; on such an image, thousandths soon exceed its sides
 _ENOUGH = 20  # boxes
@@ -202,7 +205,7 @@ def box_lines(found: Mapping[str, Any] | None) -> list[str]:
     for state, words in _WORDS.items():
         if count := found["states"].get(state):
             example = found["examples"][state]
-            lines.append(f"  {count:,} {words} (first in row {example['row']}: {example['box']})")
+            lines.append(f"  {counted(count, *words)} (first in row {example['row']}: {example['box']})")
     texts = [name for name in found["notations"] if name != FIELD]
     if len(texts) > 1:
         lines.append("  the texts hold several notations: name the right one by --box-format or dataset.box_format")

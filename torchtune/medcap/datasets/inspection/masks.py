@@ -27,11 +27,17 @@ GOOD, ABSENT, UNNAMED, VALUES = "good", "absent", "unnamed", "values"
 EMPTY, SIZE, UNREADABLE = "empty", "size", "unreadable"
 _BAD = (EMPTY, SIZE, UNREADABLE)
 _WORDS = {
-    UNNAMED: f"are named by no {MASK_WORD}: training does not show them",
-    VALUES: "are files with several values, all of which are inside: name one by 'value' where they are classes",
-    EMPTY: "hold no pixel of their image",
-    SIZE: "have another size than their image",
-    UNREADABLE: "cannot be read",
+    UNNAMED: (
+        f"is named by no {MASK_WORD}: training does not show it",
+        f"are named by no {MASK_WORD}: training does not show them",
+    ),
+    VALUES: (
+        "is a file with several values, all of which are inside: name one by 'value' where they are classes",
+        "are files with several values, all of which are inside: name one by 'value' where they are classes",
+    ),
+    EMPTY: ("holds no pixel of its image", "hold no pixel of their image"),
+    SIZE: ("has another size than its image", "have another size than their image"),
+    UNREADABLE: ("cannot be read", "cannot be read"),
 }
 _MOST_LABELS = 20
 
@@ -237,5 +243,7 @@ def mask_lines(found: Mapping[str, Any] | None, name: str = FIELD) -> list[str]:
     for state, words in _WORDS.items():
         if count := found["states"].get(state):
             example = found["examples"][state]
-            lines.append(f"  {count:,} {words} (first in row {example['row']}: {example[name.removesuffix('s')]})")
+            lines.append(
+                f"  {counted(count, *words)} (first in row {example['row']}: {example[name.removesuffix('s')]})"
+            )
     return lines

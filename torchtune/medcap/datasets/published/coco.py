@@ -31,7 +31,9 @@ def read(path: Path) -> dict[str, list[Any]]:
     try:
         value = parse_json(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, JsonError) as error:
-        raise UserError(f"{path} cannot be read as JSON: {getattr(error, 'strerror', None) or error}") from error
+        table = "; a CSV file is read by medcap prepare csv-boxes" if path.suffix in (".csv", ".tsv") else ""
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path} cannot be read as JSON: {reason}{table}") from error
     for part in _PARTS:
         if not isinstance(value, Mapping) or not isinstance(value.get(part), list):
             raise UserError(f"{path} is not in COCO's format: it has no list '{part}'")

@@ -19,6 +19,7 @@ NOT_READABLE = "not a readable line of CSV"
 WRONG_COUNT = "not as many fields as the heading"
 _STEP = 256  # lines between looks at the place in the file
 MAX_FIELD = 1 << 27  # characters; PMC-Patients has whole cases in a field
+_MOST_LETTERS = 200  # of the columns, in a message
 _SUFFIX = re.compile(r"\.\w{2,5}$")
 
 
@@ -83,7 +84,10 @@ def read_heading(
     names = [] if heading is None else heading.fields
     for column in columns:
         if column not in names:
-            raise UserError(f"{path} has no column '{column}' (it has: {', '.join(names) or 'nothing'})")
+            there = ", ".join(names) or "nothing"
+            there = there if len(there) <= _MOST_LETTERS else there[:_MOST_LETTERS] + " ..."
+            json = ": it is JSON and no table" if there.startswith(("{", "[")) else f" (it has: {there})"
+            raise UserError(f"{path} has no column '{column}'{json}")
     for column in names:
         # pandas writes its index without a name, and the index of a table that was read with one again.
         if column and names.count(column) > 1:

@@ -21,6 +21,7 @@ from medcap.evaluation.judges.reading.two_scores import parse_two_scores
 from medcap.evaluation.judges.reading.verdict_words import has_words
 from medcap.evaluation.predictions import PredictionFile, dataset_fingerprint, settings_fingerprint
 from medcap.files import make_folder, plain, write_json
+from medcap.plurals import counted, none_of
 from medcap.scoring.question import Answer
 from medcap.scoring.relative_scores import (
     MEAN_OF_RATIOS,
@@ -112,7 +113,9 @@ def rate_answers(
     )
     metrics["notices"] += judge.notices
     if num_old:
-        metrics["notices"].append(f"{num_old} replies were made under other settings than these")
+        metrics["notices"].append(
+            f"{counted(num_old, 'reply was', 'replies were')} made under other settings than these"
+        )
     write_json(folder / RATINGS_METRICS, metrics)
     return metrics, rows
 
@@ -144,7 +147,7 @@ def _ask(judge: Judge, prompts: Sequence[_Prompt], file: PredictionFile) -> None
         judge.ask_about(names, [rating_prompt(prompt.answer, prompt.order) for prompt in pending], keep)
     # [Contract] a mistake that concerns every row must stop the run, not become an empty table.
     if prompts and not replies:
-        raise UserError(f"none of the {len(prompts)} answers can be rated; the first one: {held[0]['error']}")
+        raise UserError(f"{none_of(len(prompts), 'answer')} can be rated; the first one: {held[0]['error']}")
     if prompts and not some_read:
         raise _no_scores(judge, replies)
 
@@ -240,6 +243,14 @@ def _rated(answers: Sequence[Answer], rows: Sequence[Mapping[str, Any]], orders:
     return rated
 
 
+_NO_REPLY = (
+    "prompt has no reply, the same command asks it again",
+    "prompts have no reply, the same command asks them again",
+)
+_ZERO = tuple(f"{give} the reference answer 0, to which there is no ratio" for give in ("reply gives", "replies give"))
+_MISSING = ("answer is missing and counts as a score of 0", "answers are missing and count as a score of 0")
+
+
 def _problems(
     rated: Sequence[RatedAnswer], rows: Sequence[Mapping[str, Any]], answers: Sequence[Answer]
 ) -> dict[str, Any]:
@@ -250,13 +261,13 @@ def _problems(
     unrated = [row.id for row in rated if not row.counted]
     notices = []
     for found, what in (
-        (failed, "prompts have no reply, the same command asks them again"),
-        (unparsed, "replies do not hold two scores"),
-        (zero, "replies give the reference answer 0, to which there is no ratio"),
+        (failed, _NO_REPLY),
+        (unparsed, ("reply does not hold two scores", "replies do not hold two scores")),
+        (zero, _ZERO),
     ):
         if found:
             first = found[0]["error"] or found[0]["reply"][:80]
-            notices.append(f"{len(found)} {what} (the first, {found[0]['question_id']}: {first!r})")
+            notices.append(f"{counted(len(found), *what)} (the first, {found[0]['question_id']}: {first!r})")
     if unrated:
         names = ", ".join(unrated[:_SHOWN_IDS]) + (", ..." if len(unrated) > _SHOWN_IDS else "")
         notices.append(f"{len(unrated)} of {len(rated)} answers are unrated and in no mean: {names}")
@@ -269,7 +280,7 @@ def _problems(
         )
     missing = [row.id for row in rated if row.failed]
     if missing:
-        notices.append(f"{len(missing)} answers are missing and count as a score of 0 (the first: {missing[0]})")
+        notices.append(f"{counted(len(missing), *_MISSING)} (the first: {missing[0]})")
     if not any(answer.question.meta.get("context") for answer in answers):
         notices.append("the answers come without a context: the judge knows nothing of the images")
     return {

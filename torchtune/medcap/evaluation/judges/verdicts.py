@@ -24,6 +24,7 @@ from medcap.evaluation.predictions import PredictionFile, dataset_fingerprint, s
 from medcap.evaluation.shared.predictions import open_shared
 from medcap.evaluation.shared.team import Team
 from medcap.files import make_folder, plain, write_json
+from medcap.plurals import counted, none_of
 from medcap.scoring.protocols.summary import reasoning_notice
 from medcap.scoring.question import Answer
 from medcap.scoring.replies.final_reply import final_reply
@@ -134,7 +135,7 @@ def _judge(judge: Judge, answers: Sequence[Answer], file: PredictionFile, parsin
         replies = [row["reply"] for row in rows if row["reply"] is not None]
         if replies:
             raise _no_verdict(judge, replies, len(replies))
-        raise UserError(f"none of the {len(answers)} answers can be judged; the first one: {rows[0]['error']}")
+        raise UserError(f"{none_of(len(answers), 'answer')} can be judged; the first one: {rows[0]['error']}")
     for entry in held:
         file.append(entry)
     file.settle(fingerprints)
@@ -273,6 +274,13 @@ def _entry(
     }
 
 
+_NO_VERDICT = ("answer has no verdict and counts as wrong", "answers have no verdict and count as wrong")
+_UNREAD = (
+    "reply is neither RIGHT nor WRONG and counts as wrong",
+    "replies are neither RIGHT nor WRONG and count as wrong",
+)
+
+
 def _metrics(answers: Sequence[Answer], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     right = [float(row["verdict"] == RIGHT) for row in rows]
     counts = Counter(row["verdict"] for row in rows)
@@ -284,12 +292,12 @@ def _metrics(answers: Sequence[Answer], rows: Sequence[Mapping[str, Any]]) -> di
     notices = []
     if failed:
         notices.append(
-            f"{len(failed)} answers have no verdict and count as wrong (the first, {failed[0]['question_id']}:"
+            f"{counted(len(failed), *_NO_VERDICT)} (the first, {failed[0]['question_id']}:"
             f" {failed[0]['error']}); the same command asks them again"
         )
     if unparsed:
         notices.append(
-            f"{len(unparsed)} replies are neither RIGHT nor WRONG and count as wrong (the first,"
+            f"{counted(len(unparsed), *_UNREAD)} (the first,"
             f" {unparsed[0]['question_id']}: {unparsed[0]['reply'][:80]!r})"
             + (
                 f": {len(unparsed) / len(rows):.0%} of all, {_DOUBT}"

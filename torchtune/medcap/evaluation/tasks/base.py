@@ -18,6 +18,8 @@ from medcap.errors import UserError
 from medcap.evaluation.prompting import VQA_TYPES, ScoringPlan, plan_protocols
 from medcap.evaluation.scored import RunOptions, Scored
 from medcap.legacy.modes import MODES
+from medcap.plurals import counted as count_of
+from medcap.plurals import none_of
 from medcap.scoring.question import BETWEEN_OPTIONS, Question
 
 BENCHMARK_KEYS = LimitKeys("image_roots", None)  # of medcap/recipes/generate
@@ -224,7 +226,7 @@ def checked_rows(rows: list[Question], source: str | Path) -> list[Question]:
     if not rows:
         raise UserError(f"data file {source} holds no rows")
     if all(row.problem for row in rows):
-        raise UserError(f"{source}: none of the {len(rows)} rows can be asked; the first one: {rows[0].problem}")
+        raise UserError(f"{source}: {none_of(len(rows), 'row')} can be asked; the first one: {rows[0].problem}")
     named = {row.id for row in rows}
     count: Counter[str] = Counter()
     result = []
@@ -275,9 +277,9 @@ def count_notices(counted: Mapping[str, int], expected: Mapping[str, int] | None
     if not expected or not wrong:
         return []
     if "rows" in wrong:
-        return [f"read {counted['rows']:,} rows; the published test set has {expected['rows']:,}"]
+        return [f"read {count_of(counted['rows'], 'row')}; the published test set has {expected['rows']:,}"]
     parts = ", ".join(f"{counted.get(name, 0):,} {name} (published: {expected[name]:,})" for name in wrong)
-    return [f"read {counted['rows']:,} rows as published, but {parts}"]
+    return [f"read {count_of(counted['rows'], 'row')} as published, but {parts}"]
 
 
 def make_benchmark(

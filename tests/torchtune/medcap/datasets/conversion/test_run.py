@@ -11,6 +11,7 @@ from helpers.tokenizers import tiny_tokenizer_file
 from medcap.data.chat_tokenizer import ChatTokenizer
 from medcap.datasets.chat import chat_dataset
 from medcap.datasets.conversion.run import convert, image_roots, summary
+from medcap.datasets.converters.coco import CocoBoxes
 from medcap.datasets.converters.image_folder import ImageFolder
 from medcap.datasets.converters.pmcoa import PmcOa
 from medcap.datasets.converters.textplus import TextPlusPmcOaPatients
@@ -42,6 +43,20 @@ def test_out_is_a_folder_or_the_file_itself(downloads, tmp_path):
         convert(PmcOa(), str(downloads.folder), tmp_path / "file.txt")
     with pytest.raises(UserError, match="--limit 0 must be at least 1"):
         convert(PmcOa(), str(downloads.folder), tmp_path, limit=0)
+
+
+def test_a_source_is_not_written_over(tmp_path):
+    table = tmp_path / "mine.json"
+    table.write_text('{"images": [], "annotations": [], "categories": []}')
+    with pytest.raises(UserError, match=r"--out .*mine.json would replace the file that is read: name another one"):
+        convert(CocoBoxes(file=str(table)), str(tmp_path), table)
+    downloads = Downloads(tmp_path / "datasets")
+    write_pmcoa(downloads)
+    source = downloads.folder / "pmc_oa/train.jsonl"
+    before = source.read_bytes()
+    with pytest.raises(UserError, match=r"--out .*train.jsonl would replace the file that is read"):
+        convert(PmcOa(), str(downloads.folder), source)
+    assert source.read_bytes() == before
 
 
 def test_every_run_writes_the_same_bytes(tmp_path, monkeypatch):

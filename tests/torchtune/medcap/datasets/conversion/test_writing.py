@@ -62,9 +62,7 @@ def test_the_limit_stops_reading(tmp_path):
 def test_without_a_row_there_is_no_file_and_an_old_one_stays(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text("old")
-    with pytest.raises(
-        UserError, match=r"a.jsonl: not one of 0 records can be used, 1: a turn without words \(first: "
-    ):
+    with pytest.raises(UserError, match=r"a.jsonl: not one record can be used, 1: a turn without words \(first: "):
         write(path, text(" "))
     with pytest.raises(UserError, match=r"1: the image is missing .*keep such rows by --keep-missing"):
         write(path, Example([("q", "b")], ("a.png",), "d"))

@@ -34,6 +34,16 @@ def test_an_annotation_is_a_box_in_the_image_s_own_pixels(downloads):
     assert said(rows_of(written)[0])[0] == "<image>\n\nWhere is the the big one?"
 
 
+def test_a_misspelt_patient_and_another_kind_of_file_are_named(downloads, tmp_path):
+    file = write(downloads)
+    with pytest.raises(UserError, match=r"--patient-key patent: no image of .*instances.json has this field"):
+        downloads.convert(CocoBoxes(file=file, patient_key="patent"))
+    table = tmp_path / "boxes.csv"
+    table.write_text("image,label\na.png,liver\n")
+    with pytest.raises(UserError, match=r"boxes.csv cannot be read as JSON: .*; a CSV file is read by medcap"):
+        downloads.convert(CocoBoxes(file=str(table)))
+
+
 def test_what_cannot_be_used_is_counted(downloads):
     box = [0, 0, 10, 10]
     file = write(

@@ -96,9 +96,9 @@ def test_validate_says_which_boxes_there_are(folder, capsys):
     assert printed[1:6] == [
         "boxes: 4 in 4 rows, at most 2 in one (3 as coloninst, 1 under boxes)",
         "  area in % of the image: min 1.00, median 25.00, max 25.00",
-        "  1 reach beyond their image and are cut there (first in row 1: {<100><0><300><50>})",
-        "  1 are outside their image or have no area (first in row 1: {<200><0><300><50>})",
-        "  1 look like boxes but are not in a notation that is read; pixels in brackets belong under 'boxes' (first in"
+        "  1 reaches beyond its image and is cut there (first in row 1: {<100><0><300><50>})",
+        "  1 is outside its image or has no area (first in row 1: {<200><0><300><50>})",
+        "  1 looks like a box but is not in a notation that is read; pixels in brackets belong under 'boxes' (first in"
         " row 3: [12, 40, 1280, 999])",
     ]
     assert json.loads((folder / "found.json").read_text())["boxes"]["states"] == {
@@ -118,7 +118,7 @@ def test_numbers_of_another_notation_than_the_named_one_are_told(folder, capsys)
         "bad row 0: [12, 40, 1280, 999] holds 1280, more than thousandths can: name the notation of this file by"
         " dataset.box_format, or correct the box"
     ) in printed
-    assert "  1 hold numbers larger than their notation can (first in row 0: [12, 40, 1280, 999])" in printed
+    assert "  1 holds numbers larger than its notation can (first in row 0: [12, 40, 1280, 999])" in printed
     assert "1 of 2 rows cannot be used (boxes 1)" in printed
 
 

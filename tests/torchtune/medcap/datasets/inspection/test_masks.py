@@ -86,8 +86,8 @@ def test_the_commands_count_masks_and_name_bad_ones(folder, capsys):
     assert "masks: 3 in 3 rows, at most 1 in one" in printed
     assert "area in % of the image: min 20.83, median 20.83, max 20.83" in printed
     assert "labels: liver 2" in printed
-    assert "1 are named by no <SEG>: training does not show them (first in row 1: liver.png (liver))" in printed
-    assert "1 hold no pixel of their image (first in row 2:" in printed
+    assert "1 is named by no <SEG>: training does not show it (first in row 1: liver.png (liver))" in printed
+    assert "1 holds no pixel of its image (first in row 2:" in printed
     assert "1 of 3 rows cannot be used (masks 1)" in printed
     found = json.loads((folder / "found.json").read_text(encoding="utf-8"))
     assert found["masks"]["states"] == {"good": 1, "unnamed": 1, "empty": 1}

@@ -102,6 +102,8 @@ def test_where_a_record_stands(tmp_path):
         ('"text",image,text', "has 2 columns 'text'"),
         ('image,"text', "the heading is damaged: a quote is not closed"),
         ("picture,text", r"has no column 'image' \(it has: picture, text\)"),
+        ('{"rows": [], "columns": []}', r"has no column 'image': it is JSON and no table$"),
+        ("x" * 300, r"\(it has: x{200} \.\.\.\)"),
     ],
 )
 def test_a_heading_that_cannot_be_used_is_named(tmp_path, heading, message):

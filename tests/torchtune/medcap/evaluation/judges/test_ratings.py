@@ -91,10 +91,10 @@ def test_scores_by_type_and_domain_with_both_relative_scores_and_what_is_not_in_
     }
     assert [line["modality"] for line in metrics["tables"]["modality"]] == ["CT", "MRI"]
     assert metrics["notices"] == [
-        "1 prompts have no reply, the same command asks them again (the first, q5: 'timed out')",
+        "1 prompt has no reply, the same command asks it again (the first, q5: 'timed out')",
         "2 replies do not hold two scores (the first, q2: 'Both are nice.')",
         "3 of 6 answers are unrated and in no mean: q2, q3, q5",
-        "1 answers are missing and count as a score of 0 (the first: q4)",
+        "1 answer is missing and counts as a score of 0 (the first: q4)",
     ]
     assert len(judge.prompts) == 5
     assert json.loads((path.parent / "ratings_metrics.json").read_text()) == metrics

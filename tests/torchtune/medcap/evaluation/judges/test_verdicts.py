@@ -101,8 +101,8 @@ def test_verdicts_and_metrics_are_written(source, tmp_path):
     assert len(metrics["prompt_sha256"]) == 64
     assert (metrics["unparsed_ids"], metrics["failed_ids"]) == (["q3"], ["q4"])
     assert metrics["notices"] == [
-        "1 answers have no verdict and count as wrong (the first, q4: timed out); the same command asks them again",
-        "1 replies are neither RIGHT nor WRONG and count as wrong (the first, q3: 'the right lung')",
+        "1 answer has no verdict and counts as wrong (the first, q4: timed out); the same command asks them again",
+        "1 reply is neither RIGHT nor WRONG and counts as wrong (the first, q3: 'the right lung')",
     ]
     first, *_, failed, _ = rows(tmp_path / "out")
     for row in (first, failed):
@@ -209,7 +209,7 @@ def test_a_reply_that_was_cut_off_is_asked_again_unless_it_had_given_its_verdict
     metrics = run(source, tmp_path / "out", Scripted(replies))
     assert (metrics["right"], metrics["wrong"], metrics["failed_ids"]) == (4, 1, ["q1"])
     assert metrics["notices"] == [
-        "1 answers have no verdict and count as wrong (the first, q1: the reply was cut off before a verdict (finish"
+        "1 answer has no verdict and counts as wrong (the first, q1: the reply was cut off before a verdict (finish"
         " length): 'Let me compare the two.'; raise max_new_tokens, and set keep_old_answers=true to keep the other"
         " verdicts); the same command asks them again"
     ]

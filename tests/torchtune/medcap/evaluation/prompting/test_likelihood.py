@@ -80,7 +80,7 @@ def test_what_cannot_be_scored_is_a_failure(tmp_path):
     rows = [make_row("q0", ()), make_row("q1")]
     bare, scored = OptionText().ask(rows, Model([-3.0, -1.0, -2.0]).engine(), PredictionStore(tmp_path / "a", {}))
     assert (bare["prediction"], bare["error"], scored["error"]) == ("", "the row has no options", None)
-    with pytest.raises(UserError, match=r"none of the 1 rows can be answered; the first one: a\.png is damaged"):
+    with pytest.raises(UserError, match=r"not one row can be answered; the first one: a\.png is damaged"):
         OptionText().ask(
             [make_row()], Model([], error="a.png is damaged").engine(), PredictionStore(tmp_path / "b", {})
         )

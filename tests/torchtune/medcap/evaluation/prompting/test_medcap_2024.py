@@ -216,7 +216,7 @@ def test_a_row_whose_image_is_missing_is_a_failure_and_is_not_described(tmp_path
 
 def test_no_description_at_all_stops_the_run(tmp_path):
     model = RecordedEngine(broken=["chest.png"])
-    with pytest.raises(UserError, match=r"none of the 1 rows can be answered; .*request chest.png is too long"):
+    with pytest.raises(UserError, match=r"not one row can be answered; .*request chest.png is too long"):
         MedcapMode("no_cond_desc").ask(TWO_ON_ONE_IMAGE, model.engine(), store(tmp_path))
 
 
