@@ -201,7 +201,7 @@ def test_what_refuses_its_arguments_is_reported_before_weights_are_read(changes,
     ("warmup", "lr", "words"),
     [
         (7, 0.1, []),
-        (8, 0.1, ["lr_scheduler.num_warmup_steps=8 is not less than the 8 steps of the run"]),
+        (8, 0.1, ["lr_scheduler.num_warmup_steps=8 is not less than the run's 8 steps: the"]),
         (1_000_000, 0.1, ["lr_scheduler.num_warmup_steps=1000000 is not less than"]),
         (2, 0.0, ["optimizer.lr=0: nothing will change"]),
         (None, 0.1, []),
