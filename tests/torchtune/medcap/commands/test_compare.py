@@ -87,7 +87,7 @@ def test_what_cannot_be_found_says_what_is_there(files, tmp_path):
     with pytest.raises(UserError, match="nothing does not exist"):
         compare.find_predictions(tmp_path / "nothing")
     (tmp_path / "empty" / "log").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"holds no predictions.jsonl, .*\(there is: log/\)"):
+    with pytest.raises(UserError, match=r"holds no predictions.jsonl, .*; there is: log/"):
         compare.find_predictions(tmp_path / "empty")
     write(tmp_path / "a" / "slake" / "predictions.jsonl", ["yes"])
     with pytest.raises(UserError, match=r"holds the answers of 2 tasks: name one of .*a/slake, .*a/vqarad"):

@@ -26,7 +26,7 @@ def test_a_report_of_r2gen_s_test_split_is_asked_of_both_views(downloads):
     assert [image.path.rpartition("/")[2] for image in loaded.images] == ["0.png", "1.png"]
     assert loaded.text == "Write the findings of the radiology report of these chest X-rays."
     assert (loaded.id, loaded.references, loaded.meta) == (NAME, ("Heart size is normal.",), {"patient": "CXR2384"})
-    assert benchmark.notices == ["read 1 rows; the published test set has 590"]
+    assert benchmark.notices == ["read 1 row; the published test set has 590"]
 
 
 def test_medevalkit_s_rows_have_both_sections_as_the_reference(downloads):

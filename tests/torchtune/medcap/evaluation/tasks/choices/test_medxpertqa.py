@@ -41,7 +41,7 @@ def test_a_question_shows_all_its_images_and_loses_the_options_in_its_words(down
     assert loaded.options == ("Capsular plication", "Radial head ORIF", "B", "D-dimer", "None of the above")
     assert loaded.meta == {"question_type": "Reasoning", "task": "Treatment", "organ": "Skeletal"}
     assert (loaded.problem, loaded.columns) == (None, ())
-    assert benchmark.notices == ["read 1 rows; the published test set has 2,000"]
+    assert benchmark.notices == ["read 1 row; the published test set has 2,000"]
 
 
 def test_what_is_wrong_with_a_row_is_named_and_the_row_stays(downloads):

@@ -46,7 +46,7 @@ def test_choices_lose_their_letters_and_the_label_gives_the_answer(tmp_path):
     assert (row.id, row.references, row.text) == ("0", ("Focal uptake",), "What is the uptake?")
     assert (row.image, row.answer_type, row.problem) == (ImageRef.of(path.parent / "images" / "PMC1_F1.jpg"), "", None)
     assert (benchmark.files, benchmark.expected) == ([path], {"rows": 2_000})
-    assert benchmark.notices == ["read 1 rows; the published test set has 2,000"]
+    assert benchmark.notices == ["read 1 row; the published test set has 2,000"]
 
 
 def test_version_2_has_the_letter_as_its_answer_and_its_figures_elsewhere(tmp_path):

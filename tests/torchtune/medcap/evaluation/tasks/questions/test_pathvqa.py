@@ -59,7 +59,7 @@ def test_llava_med_s_json_is_read(tmp_path):
     assert (loaded.id, loaded.text, loaded.references) == ("300648006", "Where is this?", ("urinary",))
     assert (loaded.answer_type, loaded.meta, loaded.problem) == ("OPEN", {"question_type": "where"}, None)
     assert loaded.image == ImageRef.of(path.parent / "images" / "test" / "test_0648.jpg")
-    assert benchmark.notices == ["read 1 rows; the published test set has 6,761"]
+    assert benchmark.notices == ["read 1 row; the published test set has 6,761"]
 
 
 def test_plain_rows_are_read_with_image_names_that_lack_their_suffix(tmp_path):
