@@ -52,7 +52,7 @@ class DecodingStep:
         Raises:
             UserError: if it is to be compiled on a CPU where there is no C++ compiler.
         """
-        return _compiling(self._run, tokens, mask, positions)
+        return _compiling(self._run, tokens, mask, positions) if self.compiled else self._run(tokens, mask, positions)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return the logits of all words: ``[R, d] -> [R, V]`` float32.
@@ -102,11 +102,14 @@ def _run_layer(layer: nn.Module, states: Tensor, mask: Tensor, positions: Tensor
 
 
 def _compiling(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+    from torch._dynamo.exc import BackendCompilerFailed
     from torch._inductor.exc import InvalidCxxCompiler
 
     try:
         return function(*tensors)
-    except InvalidCxxCompiler as error:
+    except BackendCompilerFailed as error:
+        if not isinstance(error.inner_exception, InvalidCxxCompiler):
+            raise
         raise UserError(
             "compile=true needs a C++ compiler on a CPU, and none was found: install g++, name another one in the"
             " variable CXX, or leave compile out"

@@ -2,7 +2,9 @@ from functools import partial
 
 import pytest
 import torch
+from torch._inductor import cpp_builder
 from torch._inductor.exc import InvalidCxxCompiler
+from torch._inductor.utils import fresh_cache
 
 from helpers import tiny_generation
 from helpers.tiny_generation import mixed_requests, tiny_generator, write_images
@@ -77,10 +79,13 @@ def test_a_single_row_compiled_answers_the_same(tmp_path, monkeypatch):
 
 
 def test_a_machine_without_a_compiler_is_named(tmp_path, monkeypatch):
-    def missing(*_):
-        raise InvalidCxxCompiler
+    monkeypatch.setattr(cpp_builder, "get_cpp_compiler", missing_compiler)
+    torch._dynamo.reset()
+    with fresh_cache():
+        generator = tiny_generator(tmp_path, compile=True, batch_size=1)
+        with pytest.raises(UserError, match="needs a C\\+\\+ compiler on a CPU, and none was found: install g\\+\\+"):
+            generator.generate([question_request(None, "Is there a lung?")], Sampling(max_new_tokens=3))
 
-    monkeypatch.setattr(torch, "compile", lambda function, **_: missing)
-    generator = tiny_generator(tmp_path, compile=True)
-    with pytest.raises(UserError, match="needs a C\\+\\+ compiler on a CPU, and none was found: install g\\+\\+"):
-        generator.generate([question_request(None, "Is there a lung?")], Sampling(max_new_tokens=3))
+
+def missing_compiler(*_):
+    raise InvalidCxxCompiler
