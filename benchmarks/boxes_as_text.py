@@ -31,7 +31,7 @@ from medcap.pipeline.stages import Stages
 from medcap.scoring.metrics.boxes import iou
 
 PIPELINE = "medcap/tiny/boxes_as_text_pipeline"
-LANGUAGE_STEPS, ROW_STEPS = 900, 360
+LANGUAGE_STEPS, ROW_STEPS = 900, 540
 ASKED = {
     "box": "the box of a thing",
     "kind": "the thing in a box",
@@ -160,7 +160,7 @@ def _where(folder: Path) -> dict[str, float]:
     counts = dict.fromkeys(WHERE, 0)
     for row in rows:
         place = "no box"
-        if len(row["boxes"]) == 1:
+        if len(row.get("boxes", ())) == 1:
             overlaps = {name: iou(row["boxes"][0], box) for name, box in shown[row["image"]].items()}
             nearest = max(overlaps, key=lambda name: overlaps[name])
             place = "elsewhere" if overlaps[nearest] < 0.3 else "asked" if nearest == row["phrase"] else "other"

@@ -24,7 +24,7 @@ from medcap.models.tokenizers import llama3_tokenizer
 
 ASKED = ("box", "kind", "boxes", "presence", "absent")  # types of the held-out questions
 _SPECIAL_TOKENS = 256
-_TEXT_EVERY = 4  # steps
+_TEXT_EVERY = 2  # steps
 _FIRST_LESSON, _PRACTICE = 100_000, 12_345  # number of a lesson, seed of text: others than those of the first teaching
 
 
@@ -101,7 +101,7 @@ def practise_rows(
     """Teach a language model of :func:`teach_box_language` further, mostly in rows, and write it.
 
     Copying from text is learnt long before reading rows is: what a thing is and four edges stand in one row. Every
-    fourth step is about text again, so that it is not forgotten.
+    second step is about text again, so that it is not forgotten.
 
     Args:
         taught: its folder.
