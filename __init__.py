@@ -1,7 +1,8 @@
 """Lets ``import medcap`` find the package from the folder that holds this clone.
 
-Python takes a folder ``medcap`` beside a script, or in the working directory, for a package without any code, before it
-asks an editable installation. This file hands it on; it is no part of the package.
+Python looks beside a script and in the working directory before it looks at an editable installation. A clone named
+``medcap`` that lies there would be imported as an empty package. This file loads the real package instead; it is not
+installed with it.
 """
 
 import sys

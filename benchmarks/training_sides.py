@@ -186,9 +186,9 @@ class Transformers(Side):
 class PaddingFree(Transformers):
     """The same, with the samples of a batch one after another in one row.
 
-    That is what transformers' ``DataCollatorWithFlattening`` makes: positions begin anew with each sample, from which
-    transformers sees where samples end. Without FlashAttention's kernels for such rows, which no CPU has, it masks the
-    scores between samples.
+    transformers' ``DataCollatorWithFlattening`` makes such rows. Positions start at 0 in each sample, so transformers
+    knows where each sample ends. FlashAttention has kernels for such rows, but not on a CPU: there, transformers masks
+    the scores between samples.
     """
 
     def prepare(self, examples: Sequence[Example], images: Tensor) -> Prepared:

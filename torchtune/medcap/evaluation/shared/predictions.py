@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -59,7 +60,7 @@ def open_shared(
     return kind(path, settings, overwrite, keep_old, team.next_phase())
 
 
-class SharedPredictions(PredictionFile):
+class SharedPredictions(PredictionFile, ABC):
     """What the files of the first process and of the others have in common.
 
     Args:
@@ -166,13 +167,13 @@ class SharedPredictions(PredictionFile):
         if self._progress is not None:
             self._progress.advance_to(rows, tokens)
 
+    @abstractmethod
     def _begin(self, questions: str) -> None:
         """See that all processes ask the same, and make ready for answers.
 
         Args:
             questions: hash of what is asked, and how it is divided.
         """
-        raise NotImplementedError
 
 
 class _First(SharedPredictions):
