@@ -65,7 +65,7 @@ def table(rows: int, row_length: int, images: int) -> str:
         "",
         f"Bytes on each GPU for a batch of {rows} packed rows of {row_length} tokens with {images} images: language"
         " model in bf16, ViT-B/16 (BiomedCLIP's size, 224 pixels) and an MLP projector trained with fp32 weights and"
-        " AdamW, `compile=false`, `loss_chunk_size=256`. In gigabytes of 10^9 bytes. Computed from shapes by"
+        " AdamW, `compile=false`, `loss_chunk_size=512`. In gigabytes of 10^9 bytes. Computed from shapes by"
         " `benchmarks/memory.py`, not measured; add some 10 % for what the allocator wastes and what kernels use while"
         " they run.",
         "",

@@ -320,12 +320,12 @@ class VisionLanguageModel(nn.Module):
     def _is_ragged(self, batch: Batch) -> bool:
         return self.frozen_layers and not self.compiled and batch.tokens.device.type == "cpu"
 
-    def losses(self, batch: Batch, chunk_size: int = 256) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, chunk_size: int | None = None) -> dict[str, Tensor]:
         """Compute the loss terms of a batch as sums; ``batch.counts`` says what each is to be divided by.
 
         Args:
             batch: batch on the decoder's device.
-            chunk_size: positions whose logits exist at one time.
+            chunk_size: positions whose logits exist at one time; None for the default.
 
         Returns:
             The terms of ``loss_terms``, float32 scalars: ``text`` is the summed cross-entropy over the targets.

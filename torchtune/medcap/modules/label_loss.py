@@ -9,13 +9,15 @@ import torch
 from torch import Tensor
 
 IGNORE_INDEX = -100
+# A GPU has done with 256 positions before it has read the head's table, which it reads twice a chunk.
+_CPU_CHUNK, _GPU_CHUNK = 256, 512
 
 
 def label_loss(
     hidden: Tensor,
     targets: Tensor,
     unembed: Callable[[Tensor], Tensor],
-    chunk_size: int = 256,
+    chunk_size: int | None = None,
     learnt: Sequence[Tensor] = (),
 ) -> Tensor:
     """Return summed cross-entropy, without ever holding the logits of more than one chunk.
@@ -28,14 +30,25 @@ def label_loss(
         hidden: ``[n, d]`` decoder output before the final norm, where there is something to predict.
         targets: ``[n]`` int64, what is to be predicted there.
         unembed: ``[m, d] -> [m, V]`` float32 logits.
-        chunk_size: positions whose logits exist at one time.
+        chunk_size: positions whose logits exist at one time; None for :func:`default_chunk_size`.
         learnt: parameters of ``unembed`` that may need a gradient; no other may.
 
     Returns:
         The sum over all targets, a float32 scalar.
     """
     learnt = [parameter for parameter in learnt if parameter.requires_grad and torch.is_grad_enabled()]
+    if chunk_size is None:
+        chunk_size = default_chunk_size(hidden.device.type)
     return _ChunkedCrossEntropy.apply(hidden, targets, unembed, chunk_size, *learnt)
+
+
+def default_chunk_size(device_type: str) -> int:
+    """Return how many positions have their logits at one time where no number is given.
+
+    Args:
+        device_type: type of the device that computes, such as "cuda".
+    """
+    return _CPU_CHUNK if device_type == "cpu" else _GPU_CHUNK
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -54,12 +67,10 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         for start in range(0, len(hidden), chunk_size):
             stop = start + chunk_size
-            with torch.set_grad_enabled(needs_gradient):
-                chunk = hidden[start:stop].detach().requires_grad_(needs_gradient)  # [m, d]
-                logits = unembed(chunk)  # [m, V]
-            loss, grad_logits = _cross_entropy(logits.detach(), targets[start:stop, None], needs_gradient)
+            chunk = hidden[start:stop].detach().requires_grad_(needs_gradient)  # [m, d]
+            loss, gradients = _chunk_loss(chunk, targets[start:stop, None], unembed, learnt)
             if gradient is not None:
-                gradient[start:stop], *further = torch.autograd.grad(logits, [chunk, *learnt], grad_logits)
+                gradient[start:stop], *further = gradients
                 for parameter_gradient, part in zip(of_learnt, further, strict=True):
                     parameter_gradient += part
             total += loss
@@ -70,6 +81,19 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         gradients = [gradient * grad_output.to(gradient.dtype) for gradient in ctx.gradients]
         return gradients[0], None, None, None, *gradients[1:]
+
+
+def _chunk_loss(
+    chunk: Tensor, targets: Tensor, unembed: Callable[[Tensor], Tensor], learnt: Sequence[Tensor]
+) -> tuple[Tensor, Sequence[Tensor]]:
+    """Return the summed cross-entropy of one chunk, and its gradients if the chunk needs one.
+
+    Its logits are gone when it returns: those of two chunks never exist together.
+    """
+    with torch.set_grad_enabled(chunk.requires_grad):
+        logits = unembed(chunk)  # [m, V]
+    loss, grad_logits = _cross_entropy(logits.detach(), targets, chunk.requires_grad)
+    return loss, () if grad_logits is None else torch.autograd.grad(logits, [chunk, *learnt], grad_logits)
 
 
 def _cross_entropy(logits: Tensor, targets: Tensor, needs_gradient: bool) -> tuple[Tensor, Tensor | None]:

@@ -154,7 +154,11 @@ class TrainingConfiguration(ModelConfiguration):
     clip_grad_norm: Number | None = Field(
         None, gt=0, description="Largest norm of the gradient; a larger one is scaled down to it."
     )
-    loss_chunk_size: int = Field(256, ge=1, description="Label tokens whose logits are computed at a time.")
+    loss_chunk_size: int | None = Field(
+        None,
+        ge=1,
+        description="Label tokens whose logits are computed at a time; null takes 256 on a CPU and 512 on a GPU.",
+    )
     compile: bool | None = Field(
         False, description="Compile the layers of the language model; null does on CUDA if dataset.packed is true."
     )

@@ -15,7 +15,7 @@ from medcap.training.loss_weights import LossWeights
 
 
 def loss_sums(
-    model: VisionLanguageModel, losses: LossWeights, batch: Batch | None, device: torch.device, chunk_size: int
+    model: VisionLanguageModel, losses: LossWeights, batch: Batch | None, device: torch.device, chunk_size: int | None
 ) -> Tensor:
     """Compute a batch's loss terms; where gradients are wanted they are added to those of the batches before.
 
@@ -24,7 +24,7 @@ def loss_sums(
         losses: knows the counts of the step that the batch belongs to.
         batch: batch on any device; None where this process has none.
         device: device that computes.
-        chunk_size: positions whose logits exist at one time.
+        chunk_size: positions whose logits exist at one time; None for the default.
 
     Returns:
         ``[terms]`` float32 sums.
@@ -40,7 +40,9 @@ def loss_sums(
     return totals
 
 
-def _add_sums(totals: Tensor, model: VisionLanguageModel, losses: LossWeights, batch: Batch, chunk_size: int) -> None:
+def _add_sums(
+    totals: Tensor, model: VisionLanguageModel, losses: LossWeights, batch: Batch, chunk_size: int | None
+) -> None:
     for part in model.micro_batches(batch):
         sums = model.losses(part, chunk_size)
         loss = losses.combine(sums)
@@ -56,7 +58,7 @@ def mean_loss(
     losses: LossWeights,
     batches: Iterable[tuple[Batch | None, list[BadRow]]],
     world: DistributedContext,
-    chunk_size: int,
+    chunk_size: int | None,
     wants_to_stop: Callable[[], bool],
 ) -> tuple[float, int] | None:
     """Compute the loss over some batches without learning from them.
@@ -66,7 +68,7 @@ def mean_loss(
         losses: weighs the terms; its counts become those of these batches.
         batches: this process's part of them, and the rows left out; as many on every process.
         world: the processes.
-        chunk_size: positions whose logits exist at one time.
+        chunk_size: positions whose logits exist at one time; None for the default.
         wants_to_stop: whether this process was asked to stop.
 
     Returns:

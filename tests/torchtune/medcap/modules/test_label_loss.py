@@ -1,9 +1,12 @@
+from itertools import accumulate
+
 import pytest
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
+from torch.profiler import ProfilerActivity, profile
 
-from medcap.modules.label_loss import label_loss
+from medcap.modules.label_loss import default_chunk_size, label_loss
 
 
 @pytest.fixture
@@ -49,6 +52,23 @@ def test_logits_exist_for_one_chunk_at_a_time(head):
 
     label_loss(torch.randn(3, 6), torch.tensor([4, 4, 4]), counting, chunk_size=2)
     assert sizes == [2, 1]
+
+
+def test_a_cpu_takes_256_positions_at_a_time_and_a_gpu_512():
+    assert (default_chunk_size("cpu"), default_chunk_size("cuda")) == (256, 512)
+
+
+@pytest.mark.parametrize("chunks", [1, 3])
+def test_at_most_two_float32_numbers_a_logit_exist_however_many_chunks_there_are(chunks):
+    head = nn.Linear(8, 4096, bias=False, dtype=torch.bfloat16).requires_grad_(False)
+    hidden = torch.randn(64 * chunks, 8, dtype=torch.bfloat16, requires_grad=True)
+    targets = torch.zeros(64 * chunks, dtype=torch.int64)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as measured:
+        label_loss(hidden, targets, lambda rows: head(rows).float(), 64).backward()
+    events = measured.profiler.kineto_results.events()
+    changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
+    peak = max(accumulate(size for _, size in changes))
+    assert 8.0 <= peak / (64 * 4096) < 8.1  # bytes
 
 
 def test_without_a_gradient_the_value_is_the_same(head):

@@ -73,7 +73,7 @@ def estimate(
     other_activations: int = 0,
     full_mask: bool = False,
     checkpointed_layers: int = 0,
-    loss_chunk_size: int = 256,
+    loss_chunk_size: int = 512,
     optimizer_bytes: int = 8,
     optimizer_shards: int = 1,
     llm_weights: str = UNQUANTISED,

@@ -22,6 +22,7 @@ from medcap.models.component import Component, set_gradient_flags
 from medcap.models.projectors.base import Projector
 from medcap.models.towers.base import Tower
 from medcap.modules.frozen_linear import UNQUANTISED
+from medcap.modules.label_loss import default_chunk_size
 from medcap.training.distributed.context import DistributedContext
 from medcap.training.distributed.memory import MemoryEstimate, device_memory, estimate, vision_activations
 from medcap.training.distributed.sharded_optimizer import ELEMENT_WISE
@@ -90,7 +91,7 @@ def _estimate(
         images *= max(1, row_length // (pictures * plan.vision.num_image_tokens + _WORDS_PER_IMAGE))
     full_mask = not (packed and world.device.type == "cuda")
     further = {component.name: component.on_meta(plan) for component in plan.further}
-    return estimate_step(cfg, plan.vision, dtype, images, full_mask, world.size, further)
+    return estimate_step(cfg, plan.vision, dtype, images, full_mask, world.size, further, world.device.type)
 
 
 def estimate_step(
@@ -101,6 +102,7 @@ def estimate_step(
     full_mask: bool,
     processes: int = 1,
     further: Mapping[str, Component] | None = None,
+    device_type: str = "cuda",
 ) -> MemoryEstimate:
     """Estimate the memory of a training step, on each process, from the shapes that a configuration gives.
 
@@ -112,6 +114,7 @@ def estimate_step(
         full_mask: full mask as for :func:`medcap.training.distributed.memory.estimate`.
         processes: that share the optimizer's state, where it can be shared.
         further: the components beside tower and projector, on the meta device.
+        device_type: type of the device that computes.
     """
     components = {**vision.on_meta(), **(further or {})}
     tower, projector = components["vision"], components["projector"]
@@ -132,7 +135,7 @@ def estimate_step(
         other_activations=seen + beside * (len(decoder.layers) - recomputed + min(recomputed, 1)),
         full_mask=full_mask,
         checkpointed_layers=recomputed,
-        loss_chunk_size=cfg.loss_chunk_size,
+        loss_chunk_size=cfg.loss_chunk_size or default_chunk_size(device_type),
         optimizer_shards=processes if component in ELEMENT_WISE else 1,
         llm_weights=cfg.llm_weights,
     )
