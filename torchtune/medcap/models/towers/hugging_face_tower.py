@@ -18,6 +18,7 @@ from medcap.models.towers.image_processor import PREPROCESS_FILES, read_preproce
 from medcap.models.towers.source import ONLY_FILES, KnownPreprocess, TowerSource, first_file, note_pickle
 from medcap.models.towers.tensor_files import TensorFiles, open_tensor_files, read_json
 from medcap.models.towers.transformers_tower import FAMILIES, transformers_name, transformers_spec
+from medcap.modules.quick_gelu import use_lean_quick_gelu
 
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 _VISION_TYPES = {
@@ -60,6 +61,7 @@ class HuggingFaceTower(Tower):
         super().__init__(spec, preprocess)
         self.is_clip = spec["config"]["model_type"] == "clip_vision_model"
         self.vision_model: Any = _build_vision_model(spec["config"])
+        use_lean_quick_gelu(self.vision_model)
         self.visual_projection = None
         if spec["projection_dim"] is not None:
             self.visual_projection = nn.Linear(spec["config"]["hidden_size"], spec["projection_dim"], bias=False)

@@ -17,6 +17,7 @@ from medcap.models.towers.hub import fetch, local_copy
 from medcap.models.towers.source import ONLY_FILES, KnownPreprocess, TowerSource, first_file, note_pickle
 from medcap.models.towers.tensor_files import open_tensor_files, read_json
 from medcap.models.towers.timm_tower import cut_trunk, features_to_tokens
+from medcap.modules.quick_gelu import use_lean_quick_gelu
 
 CONFIG_FILE = "open_clip_config.json"
 _PREPROCESS_KEYS = ("mode", "mean", "std", "interpolation", "resize_mode")
@@ -38,6 +39,7 @@ class OpenClipTower(Tower):
     def __init__(self, spec: dict[str, Any], preprocess: Preprocess) -> None:
         super().__init__(spec, preprocess)
         self.visual = _build_visual(spec)
+        use_lean_quick_gelu(self.visual)
         if "layers" in spec:
             self.visual.transformer.resblocks = self.visual.transformer.resblocks[: spec["layers"]]
         self.has_pooled = getattr(self.visual, "pool_type", "tok") != "none"

@@ -80,7 +80,7 @@ def test_patches_of_the_native_transformer_come_before_the_final_norm(folders):
 
 def test_quick_gelu_of_the_configuration_is_used(folders):
     tower = load(folders / "native")
-    assert type(tower.visual.transformer.resblocks[0].mlp.gelu).__name__ == "QuickGELU"
+    assert type(tower.visual.transformer.resblocks[0].mlp.gelu).__name__ == "LeanQuickGELU"
     assert tower.spec["quick_gelu"] is True
 
 
