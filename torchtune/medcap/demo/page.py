@@ -10,7 +10,7 @@ from typing import Any
 from medcap.data.images.reader import ImageReader
 from medcap.report.charts import LineChart, Points
 from medcap.report.gallery import Gallery, Sample
-from medcap.report.html_page import Page
+from medcap.report.page_frame import Page
 from medcap.report.sections import Bar, Card, Cards, Facts, Table
 from medcap.scoring.protocols.exact import exact_match
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from medcap.errors import UserError
 from medcap.evaluation.results_table import RUN_COLUMNS, read_results
-from medcap.report.html_page import Page
 from medcap.report.leaderboard import Leaderboard, Place
+from medcap.report.page_frame import Page
 from medcap.report.protocol_table import CONTROL_NAMES
 from medcap.report.sections import Facts, Notices
 from medcap.scoring.protocols.registry import ALL_PROTOCOLS

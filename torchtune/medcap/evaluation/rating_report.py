@@ -9,8 +9,8 @@ from typing import Any
 from medcap.evaluation.predictions import settings_fingerprint
 from medcap.evaluation.results_table import append_result
 from medcap.report.gallery import Gallery, Sample
-from medcap.report.html_page import Page
 from medcap.report.intervals import between
+from medcap.report.page_frame import Page
 from medcap.report.sections import Card, Cards, Facts, Notices, Table
 from medcap.report.text_table import aligned
 from medcap.scoring.question import Answer

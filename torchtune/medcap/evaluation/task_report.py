@@ -1,4 +1,4 @@
-"""A task's page: the scores by each protocol, which answers are confused, and what the model says."""
+"""A task's page, ``report.html``: the scores by each protocol, which answers are confused, and what the model says."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from medcap.evaluation.summary import leaves, shown_reliance, value_at
 from medcap.report.charts import LineChart
 from medcap.report.confusion import ConfusionMaps, confusion
 from medcap.report.gallery import Gallery, Sample
-from medcap.report.html_page import Page
 from medcap.report.intervals import between
+from medcap.report.page_frame import Page
 from medcap.report.protocol_table import CONTROL_NAMES, ProtocolLine, ProtocolTable
 from medcap.report.sections import Bar, Card, Cards, Facts, Notices, Table
 from medcap.scoring.image_reliance import NAMES

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from medcap.data.images.frame_choice import MIDDLE, choose_frames
 from medcap.data.images.reader import ImageReader
 from medcap.data.images.reference import ImageRef
 from medcap.data.images.view_keys import split_words
-from medcap.data.images.views import MIDDLE, choose_frames
 from medcap.data.mask_names import mask_names
 from medcap.errors import UserError
 from medcap.files import make_folder

@@ -9,7 +9,7 @@ from medcap.data.images.roots import LimitKeys
 from medcap.instruct.clean import REPORT, ROW_RULES, Cleaned, CleaningChoices
 from medcap.instruct.cleaning import RULES, Effect
 from medcap.report.conversations import Conversations, Talk
-from medcap.report.html_page import Page
+from medcap.report.page_frame import Page
 from medcap.report.pictures import spread
 from medcap.report.sections import Bar, Card, Cards, Facts, Notices, Table
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from medcap.files import make_folder, plain, write_json, write_text
 from medcap.probe.run import SIDES, ProbeReport, TargetResult, describe
-from medcap.report.html_page import Page
 from medcap.report.intervals import between
+from medcap.report.page_frame import Page
 from medcap.report.sections import Bar, Card, Cards, Facts, Notices, Table
 from medcap.scoring.statistics import Interval
 

@@ -11,7 +11,7 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from medcap.report.charts import LineChart
-from medcap.report.html_page import Page
+from medcap.report.page_frame import Page
 from medcap.report.parallel import Axis, ParallelCoordinates
 from medcap.report.sections import Card, Cards, Table
 from medcap.sweep.definition import Definition

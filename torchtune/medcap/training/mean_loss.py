@@ -11,7 +11,7 @@ from medcap.data.batch import Batch, dummy_batch
 from medcap.datasets.training_dataset import BadRow
 from medcap.models.vision_language_model import VisionLanguageModel
 from medcap.training.distributed.context import DistributedContext
-from medcap.training.loss_weights import LossWeights
+from medcap.training.loss_normalisation import LossWeights
 
 
 def loss_sums(

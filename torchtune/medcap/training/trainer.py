@@ -23,7 +23,7 @@ from medcap.training.distributed.sharded_optimizer import ShardedOptimizer
 from medcap.training.error_sampling import SourceShares
 from medcap.training.keys import TrainingConfiguration
 from medcap.training.logged_sums import LoggedSums
-from medcap.training.loss_weights import LossWeights
+from medcap.training.loss_normalisation import LossWeights
 from medcap.training.mean_loss import loss_sums, mean_loss
 from medcap.training.metering import Progress, SpeedMeter, peak_memory_bytes
 from medcap.training.optimization import build_scheduler, learning_rate_notes

@@ -17,7 +17,7 @@ from medcap.errors import UserError
 from medcap.models.box_decoder import BoxDecoder, _covered, _overlap_loss, box_decoder
 from medcap.models.object_query import Sought
 from medcap.models.vision_language_model import VisionLanguageModel
-from medcap.training.loss_weights import LossWeights
+from medcap.training.loss_normalisation import LossWeights
 
 # Overlapping, one within the other, apart along one side and along both, touching, the same, and without an area.
 PAIRS = [

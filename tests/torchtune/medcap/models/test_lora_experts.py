@@ -25,7 +25,7 @@ from medcap.errors import UserError
 from medcap.models.lora_experts import choose_experts, lora_experts
 from medcap.modules.frozen_functions import rotation_table
 from medcap.training.distributed.memory import saved_bytes
-from medcap.training.loss_weights import LossWeights
+from medcap.training.loss_normalisation import LossWeights
 
 
 @pytest.mark.parametrize("number", [0, 1])

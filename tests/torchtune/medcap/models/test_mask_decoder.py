@@ -18,7 +18,7 @@ from medcap.models.mask_decoders.patch_mask_decoder import PatchMaskDecoder, pat
 from medcap.models.vision_language_model import VisionLanguageModel
 from medcap.modules.gradient_scale import scale_gradient
 from medcap.modules.mask_losses import mask_bce, mask_dice, mask_focal, mask_iou_error
-from medcap.training.loss_weights import LossWeights
+from medcap.training.loss_normalisation import LossWeights
 
 TERMS = ("text", "mask_bce", "mask_dice", "mask_focal", "mask_iou", "mask_seen", "mask_look")
 SIDE = tiny_images()["a"].shape[-1]

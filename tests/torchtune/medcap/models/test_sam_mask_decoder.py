@@ -24,7 +24,7 @@ from medcap.models.mask_decoders.sam_mask_decoder import sam_mask_decoder
 from medcap.models.mask_decoders.sam_model import SamModelParts, check_sam, read_sam
 from medcap.models.preprocess import Preprocess
 from medcap.models.vision_language_model import VisionLanguageModel
-from medcap.training.loss_weights import LossWeights
+from medcap.training.loss_normalisation import LossWeights
 
 KINDS = ("sam", "sam2")
 TERMS = ("text", "mask_bce", "mask_dice", "mask_focal", "mask_iou", "mask_seen")

@@ -18,7 +18,7 @@ from medcap.report.gallery import (
     choose_samples,
     mark_differences,
 )
-from medcap.report.html_page import Page
+from medcap.report.page_frame import Page
 from medcap.report.pictures import MOST_PICTURES, thumbnail
 
 

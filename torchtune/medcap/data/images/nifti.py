@@ -15,17 +15,9 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
+from medcap.data.images.frame_choice import choose_frames
 from medcap.data.images.pixel_samples import PixelSamples, to_picture
-from medcap.data.images.views import (
-    AXES,
-    View,
-    apply_window,
-    choose_frames,
-    square_pixels,
-    square_size,
-    stretch,
-    through_windows,
-)
+from medcap.data.images.views import AXES, View, apply_window, square_pixels, square_size, stretch, through_windows
 from medcap.data.images.volume import MAX_VOLUME_BYTES, Volume
 from medcap.errors import TooManyPixelsError, UserError, ViewError
 

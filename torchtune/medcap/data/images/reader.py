@@ -14,6 +14,7 @@ from typing import BinaryIO
 from PIL import Image, UnidentifiedImageError
 
 from medcap.data.images.dicom import START_BYTES, DicomFile, DicomSeries, SeriesCache, has_preamble, is_bare
+from medcap.data.images.frame_choice import MIDDLE, choose_frames
 from medcap.data.images.image_errors import image_errors
 from medcap.data.images.nifti import NiftiFile, is_nifti
 from medcap.data.images.pixel_samples import MAX_PIXELS
@@ -23,7 +24,7 @@ from medcap.data.images.roots import TRAINING_KEYS, ImageRoots, LimitKeys
 from medcap.data.images.shown_size import AnyFile, shown_size
 from medcap.data.images.stored_values import StoredValues, stored_values
 from medcap.data.images.tiles import Tiles, refuse_fit
-from medcap.data.images.views import DEFAULT_VIEW, MIDDLE, View, choose_frames
+from medcap.data.images.views import DEFAULT_VIEW, View
 from medcap.data.images.volume import Volume, VolumeCache
 from medcap.data.storage.tar_files import TarFiles
 from medcap.errors import UserError, ViewError

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from medcap.data.images.frame_choice import ALL, EVEN, MIDDLE
 from medcap.data.images.row_entry import VIEW_KEYS
-from medcap.data.images.views import ALL, AXES, DEFAULT_VIEW, EVEN, FITS, MIDDLE, View, Window
+from medcap.data.images.views import AXES, DEFAULT_VIEW, FITS, View, Window
 from medcap.errors import UserError, ViewKeyError
 
 MAX_NAMED_FRAMES = 10_000  # a list of numbers in a row or a request is no longer

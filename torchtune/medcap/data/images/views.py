@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from PIL import Image
 
-from medcap.errors import UserError, ViewError
+from medcap.data.images.frame_choice import ALL, MIDDLE, is_even
+from medcap.errors import UserError
 
-ALL, MIDDLE = "all", "middle"
 AXES = ("sagittal", "coronal", "axial")
 FITS = ("crop", "pad", "pad_mean", "squash")
-EVEN = re.compile(r"([1-9]\d{0,5})\s*even")  # "8 even"
 _SQUARE = 1.01  # ratio of spacings up to which pixels count as square
 
 Window = tuple[float, float]  # centre and width
@@ -77,40 +75,6 @@ def _text(value: object) -> str:
 
 
 DEFAULT_VIEW = View()
-
-
-def is_even(frames: object) -> bool:
-    """Return whether frames are ``N even``."""
-    return isinstance(frames, str) and EVEN.fullmatch(frames) is not None
-
-
-def choose_frames(frames: str | int | Sequence[int], count: int) -> Sequence[int]:
-    """Return the frames that a user means.
-
-    ``N even`` cuts the frames into N parts of equal length and takes the one in the middle of each: the i-th, from 0,
-    is ``floor((i + 1/2) * count / N)``. The outermost slices of a volume, which often show nothing, are left out.
-    Where there are fewer than N frames, all are taken, each once.
-
-    Args:
-        frames: frames, in the form of ``View.frames``.
-        count: how many there are.
-
-    Returns:
-        Numbers from 0.
-
-    Raises:
-        UserError: if there is no such frame.
-    """
-    if isinstance(frames, str) and (even := EVEN.fullmatch(frames)):
-        number = min(int(even[1]), count)
-        return [(2 * part + 1) * count // (2 * number) for part in range(number)]
-    if frames == ALL:
-        return range(count)
-    wanted = [count // 2] if frames == MIDDLE else [frames] if isinstance(frames, str | int) else frames
-    for number in map(int, wanted):
-        if not 0 <= number < count:
-            raise ViewError(f"has no frame {number}: it has {count}, numbered from 0")
-    return list(map(int, wanted))
 
 
 def through_windows(view: View, levels: Callable[[View], np.ndarray]) -> np.ndarray:

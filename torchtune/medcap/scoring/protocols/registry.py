@@ -1,4 +1,4 @@
-"""Scoring rules by name."""
+"""The protocols by name; a new one is a file and a line here. How it asks is its ``prompt``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from medcap.scoring.protocols.imageclef import ImageClefBertScore, ImageClefRoug
 from medcap.scoring.protocols.likeliest_option import LikelyLetter, LikelyText, LikelyTextNormalized, OmniMedVqaPrefix
 from medcap.scoring.protocols.llava_med import LlavaMed, LlavaMedBatch, LlavaMedStrict
 from medcap.scoring.protocols.medplib import Medplib
-from medcap.scoring.protocols.multiple_choice import MedcapLetter, MedcapOption, OmniMedVqaQa
+from medcap.scoring.protocols.multiple_choice import MedcapLetter, MedcapOption
+from medcap.scoring.protocols.omnimedvqa import OmniMedVqaQa
 from medcap.scoring.protocols.report_options import ReportOptions
 from medcap.scoring.protocols.segmentation.masks import Masks
 from medcap.scoring.protocols.segmentation.medplib_seg import MedplibSeg

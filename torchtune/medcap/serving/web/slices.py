@@ -10,9 +10,10 @@ from typing import Any
 
 from PIL import Image
 
+from medcap.data.images.frame_choice import choose_frames
 from medcap.data.images.reader import ImageReader
 from medcap.data.images.view_keys import read_view, word_value
-from medcap.data.images.views import View, choose_frames
+from medcap.data.images.views import View
 from medcap.errors import ViewKeyError
 from medcap.serving.api.api_error import bad_request
 from medcap.serving.api.conversation_reader import decode_pictures, refused_images

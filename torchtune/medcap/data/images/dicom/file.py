@@ -19,7 +19,8 @@ from medcap.data.images.dicom.greys import Greys, Transform, grey_display, grey_
 from medcap.data.images.dicom.layout import GREY, PALETTE, check_layout
 from medcap.data.images.dicom.palette import palette_colours
 from medcap.data.images.dicom.stack import SliceHeader, slice_header
-from medcap.data.images.views import View, choose_frames, square_pixels, square_size
+from medcap.data.images.frame_choice import choose_frames
+from medcap.data.images.views import View, square_pixels, square_size
 from medcap.errors import TooManyPixelsError, UserError, ViewError
 
 if TYPE_CHECKING:

@@ -18,8 +18,9 @@ from PIL import Image
 from medcap.data.images.dicom.file import DicomFile
 from medcap.data.images.dicom.greys import shown_levels
 from medcap.data.images.dicom.stack import SliceHeader, SliceStack, stack_slices
+from medcap.data.images.frame_choice import choose_frames
 from medcap.data.images.pixel_samples import check_pixels
-from medcap.data.images.views import AXES, View, choose_frames, square_pixels, square_size, through_windows
+from medcap.data.images.views import AXES, View, square_pixels, square_size, through_windows
 from medcap.data.images.volume import MAX_VOLUME_BYTES, Volume
 from medcap.errors import UserError, ViewError, is_of_the_machine
 

@@ -12,7 +12,7 @@ import re
 import string
 from collections.abc import Sequence
 
-from medcap.scoring.protocols.multiple_choice import most_similar
+from medcap.scoring.protocols.omnimedvqa import most_similar
 
 _BOX = r"\boxed{"
 _NO_BOX = "None"  # what the published function returns where there is no box

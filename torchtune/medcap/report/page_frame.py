@@ -1,4 +1,4 @@
-"""A page about results: one HTML file that needs no network, no script and no other file."""
+"""The frame of a page about results: one HTML file that needs no network, no script and no other file."""
 
 from __future__ import annotations
 

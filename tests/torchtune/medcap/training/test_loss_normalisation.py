@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from medcap.errors import UserError
-from medcap.training.loss_weights import LossWeights
+from medcap.training.loss_normalisation import LossWeights
 
 
 def test_one_term_is_a_mean_and_nothing_is_multiplied_before_the_backward_pass():

@@ -7,7 +7,7 @@ from helpers.pages import ATTACK, check
 from medcap.report.charts import LineChart
 from medcap.report.confusion import ConfusionMaps, confusion
 from medcap.report.gallery import Gallery, Sample
-from medcap.report.html_page import Page
+from medcap.report.page_frame import Page
 from medcap.report.parallel import Axis, ParallelCoordinates
 from medcap.report.protocol_table import ProtocolLine, ProtocolTable
 from medcap.report.sections import Bar, Card, Cards, Facts, Notices, Table
