@@ -1,6 +1,7 @@
 // Files and pictures as the page and the server need them.
 
 import { ServerError } from "./api.js";
+import { make } from "./dom.js";
 
 const MAX_THUMBNAIL = 120;
 
@@ -19,7 +20,7 @@ export const dataURL = (blob) =>
 export async function smaller(blob) {
   const picture = await createImageBitmap(blob);
   const scale = Math.min(1, MAX_THUMBNAIL / Math.min(picture.width, picture.height));
-  const canvas = Object.assign(document.createElement("canvas"), {
+  const canvas = make("canvas", {
     width: Math.max(1, Math.round(picture.width * scale)),
     height: Math.max(1, Math.round(picture.height * scale)),
   });

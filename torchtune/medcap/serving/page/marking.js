@@ -1,9 +1,8 @@
 // What is drawn on the picture, or typed: a box that goes into the words, or a region.
 
+import { $ } from "./dom.js";
 import { Marks } from "./marks.js";
 import * as regions from "./regions.js";
-
-const $ = (id) => document.getElementById(id);
 
 const LEAST = 4; // CSS pixels a drag must be long and high: less is a click
 

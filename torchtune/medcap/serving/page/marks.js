@@ -1,7 +1,8 @@
 // What a person marks on the picture for the next question: boxes and regions. Words name them, as {box 1} or {region 2}.
 
+import { $, make } from "./dom.js";
+
 const LETTERS = { box: "Box", region: "Region" };
-const words = () => document.getElementById("words");
 
 // The slice of an image that is in sight; null where it has one only.
 export function sliceOf(image) {
@@ -28,7 +29,7 @@ export class Marks {
   // Adds a mark on what is in sight of an image, and names it where the cursor is.
   add(image, mark) {
     this.all = [...this.all, { ...mark, image, slice: sliceOf(image) }];
-    const field = words();
+    const field = $("words");
     const before = field.value.slice(0, field.selectionStart);
     const after = field.value.slice(field.selectionEnd);
     const name = `{${this.name} ${this.all.length}}`;
@@ -43,7 +44,7 @@ export class Marks {
 
   remove(place) {
     this.all = this.all.toSpliced(place, 1);
-    words().value = words().value.replaceAll(new RegExp(`\\{${this.name} ?(\\d+)\\}`, "g"), (mark, digits) => {
+    $("words").value = $("words").value.replaceAll(new RegExp(`\\{${this.name} ?(\\d+)\\}`, "g"), (mark, digits) => {
       const number = Number(digits) - 1;
       if (number === place) return "";
       return number > place ? `{${this.name} ${number}}` : mark;
@@ -75,7 +76,7 @@ export class Marks {
   // A chip for each; one more click takes it away.
   chips(changed) {
     return this.all.map((mark, place) => {
-      const chip = Object.assign(document.createElement("button"), { type: "button", className: "small chip" });
+      const chip = make("button", { type: "button", className: "small chip" });
       const where = mark.slice ? ` on ${sliceWords(mark.slice)}` : "";
       chip.textContent = `${this.name} ${place + 1}: ${this.tell(mark)}${where} ×`;
       chip.title = "Take it away";

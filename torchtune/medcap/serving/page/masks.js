@@ -1,8 +1,7 @@
 // Masks of answers: read from run-lengths, drawn over the image, and saved as pictures.
 
+import { $, make } from "./dom.js";
 import { picturesOf } from "./view.js";
-
-const $ = (id) => document.getElementById(id);
 
 // A mask in COCO's compressed form, column by column, as medcap.data.regions.run_length has it:
 // {width, height, inside: a byte for each pixel, row by row, 1 inside}.
@@ -136,12 +135,10 @@ export function buttons(masks) {
   return masks
     .filter(({ mask }) => mask)
     .map(({ name, mask }) => {
-      const button = Object.assign(document.createElement("button"), { type: "button", className: "small", title: "Save as PNG" });
-      button.textContent = `${name} ↓`;
+      const button = make("button", { type: "button", className: "small", title: "Save as PNG", textContent: `${name} ↓` });
       button.addEventListener("click", async () => {
         const file = await picture(mask, [255, 255, 255], [0, 0, 0]).convertToBlob();
-        const link = document.createElement("a");
-        Object.assign(link, { href: URL.createObjectURL(file), download: `${name.replaceAll(/[^\p{L}\p{N}]+/gu, "_")}.png` });
+        const link = make("a", { href: URL.createObjectURL(file), download: `${name.replaceAll(/[^\p{L}\p{N}]+/gu, "_")}.png` });
         link.click();
         URL.revokeObjectURL(link.href);
       });

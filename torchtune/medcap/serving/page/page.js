@@ -1,17 +1,17 @@
 // The page: runs to choose, an image to look at, a conversation with each chosen run, side by side.
 
+import { answerOne, settings } from "./answering.js";
 import * as api from "./api.js";
 import { Conversation, hasAnswered, newAnswer, textFor } from "./conversation.js";
+import { $, complain, make, quiet } from "./dom.js";
 import { dataURL, smaller } from "./files.js";
 import * as marking from "./marking.js";
 import { onSlice, sliceOf } from "./marks.js";
 import * as masks from "./masks.js";
 import { show } from "./picture.js";
 import * as regions from "./regions.js";
-import { viewWords } from "./view.js";
 import * as volume from "./volume.js";
-
-const $ = (id) => document.getElementById(id);
+import * as votes from "./votes.js";
 
 let conversation = new Conversation();
 let attached = []; // images of the next question
@@ -246,63 +246,11 @@ async function answerAll(exchange, models) {
   quiet();
   running = new AbortController();
   redrawLog();
-  await Promise.all(models.map((model) => answerOne(exchange, model, running.signal)));
+  const { signal } = running;
+  await Promise.all(models.map((model) => answerOne(conversation, exchange, model, signal).then(redrawLog)));
   running = null;
   redrawLog();
   draw();
-}
-
-async function answerOne(exchange, model, signal) {
-  const answer = exchange.answers.get(model);
-  const alone = $("alone").checked;
-  answer.seen = conversation.seen(exchange, model, alone);
-  const sent = conversation.turns(exchange, model, alone).at(-1).images;
-  answer.earlier = sent.filter((image) => !exchange.images.includes(image));
-  try {
-    const messages = conversation.messages(exchange, model, $("system").value.trim(), alone);
-    const completed = await api.complete(
-      { model, messages, ...sampling() },
-      (piece) => {
-        answer.text += piece;
-        const place = $("log").querySelector(`[data-open="${CSS.escape(model)}"] .text`);
-        if (place) place.textContent = answer.text;
-        $("log").scrollTop = $("log").scrollHeight;
-      },
-      signal,
-    );
-    answer.finish = completed.finish;
-    answer.masks = masks.read(completed.masks, answer.seen);
-    answer.state = "done";
-  } catch (error) {
-    answer.state = error.name === "AbortError" ? "stopped" : "failed";
-    answer.problem = error.message;
-  }
-  if (answer.state === "done") await findBoxes(exchange, model, answer);
-  redrawLog();
-}
-
-async function findBoxes(exchange, model, answer) {
-  const image = conversation.shownFor(exchange).at(-1);
-  if (!image || !answer.text) return;
-  // A run that was shown several slices does not say which one it means.
-  const slice = typeof image.view?.frames === "number" ? { axis: image.view.axis ?? "axial", number: image.view.frames } : null;
-  try {
-    const found = await api.findRegions(model, answer.text, image.width, image.height);
-    answer.regions = found.map((region) => ({ ...region, image, slice }));
-  } catch (error) {
-    complain(error); // the answer is whole without its boxes
-  }
-}
-
-function sampling() {
-  const read = (id) => ($(id).value === "" ? undefined : Number($(id).value));
-  return {
-    temperature: read("temperature"),
-    top_p: read("top_p"),
-    top_k: read("top_k"),
-    max_tokens: read("max_tokens"),
-    seed: read("seed"),
-  };
 }
 
 $("stop").addEventListener("click", () => running?.abort());
@@ -317,64 +265,12 @@ $("clear").addEventListener("click", () => {
 });
 
 $("save").addEventListener("click", () => {
-  const content = conversation.toJSON({ ...sampling(), system: $("system").value.trim() });
+  const content = conversation.toJSON(settings());
   const file = new Blob([JSON.stringify(content, null, 2)], { type: "application/json" });
   const link = make("a", { href: URL.createObjectURL(file), download: "conversation.json" });
   link.click();
   URL.revokeObjectURL(link.href);
 });
-
-// Votes
-
-// models: whose answers were looked at; all of them saw the same images.
-async function vote(exchange, body, models) {
-  const answers = models.map((model) => [model, exchange.answers.get(model)]);
-  try {
-    await api.vote({
-      ...body,
-      question: textFor(exchange, models[0]),
-      images: answers[0][1].seen.map(votedImage),
-      turn: conversation.exchanges.indexOf(exchange) + 1,
-      answers: Object.fromEntries(answers.map(([model, answer]) => [model, answer.text])),
-      settings: { ...sampling(), system: $("system").value.trim() },
-    });
-    redrawLog();
-  } catch (error) {
-    complain(error);
-  }
-}
-
-function votedImage(image) {
-  const view = viewWords(image);
-  return { name: image.name, sha256: image.sha256, ...(view && { view }) };
-}
-
-function voteButtons(exchange, model, answer) {
-  return [["up", "Good"], ["down", "Bad"]].map(([name, textContent]) => {
-    const button = make("button", { type: "button", className: "small", textContent });
-    button.setAttribute("aria-pressed", answer.vote === name);
-    button.addEventListener("click", () => {
-      answer.vote = name;
-      const comparable = conversation.comparable(exchange);
-      vote(exchange, { vote: name, model }, comparable.includes(model) ? comparable : [model]);
-    });
-    return button;
-  });
-}
-
-function comparison(exchange, models) {
-  const bar = make("p", { className: "compare", textContent: "Best:" });
-  for (const name of [...models, "equal", "none"]) {
-    const button = make("button", { type: "button", className: "small", textContent: name });
-    button.setAttribute("aria-pressed", exchange.best === name);
-    button.addEventListener("click", () => {
-      exchange.best = name;
-      vote(exchange, { vote: "best", model: name }, models);
-    });
-    bar.append(button);
-  }
-  return bar;
-}
 
 // What is seen
 
@@ -400,7 +296,7 @@ function exchangeParts(exchange) {
   answers.append(...[...exchange.answers].map(([model, answer]) => answerCard(exchange, model, answer)));
   const isOpen = [...exchange.answers.values()].some((answer) => answer.state === "open");
   const models = conversation.comparable(exchange);
-  return models.length > 1 && !isOpen ? [question, answers, comparison(exchange, models)] : [question, answers];
+  return models.length > 1 && !isOpen ? [question, answers, votes.comparison(conversation, exchange, models, redrawLog)] : [question, answers];
 }
 
 function answerCard(exchange, model, answer) {
@@ -411,7 +307,7 @@ function answerCard(exchange, model, answer) {
   if (answer.state === "open") card.dataset.open = model;
   else if (answer.state === "failed") foot.append(answer.problem);
   else {
-    if (hasAnswered(answer)) foot.append(...voteButtons(exchange, model, answer), ...masks.buttons(answer.masks));
+    if (hasAnswered(answer)) foot.append(...votes.buttons(conversation, exchange, model, redrawLog), ...masks.buttons(answer.masks));
     if (answer.state === "stopped") foot.append("stopped");
     if (answer.finish === "length") foot.append("cut at the longest answer");
   }
@@ -454,17 +350,4 @@ function refresh() {
   $("regenerate").disabled = busy || empty || chosen().length === 0;
   $("clear").disabled = busy || (empty && attached.length === 0);
   $("save").disabled = busy || empty;
-}
-
-function complain(error) {
-  $("problem").textContent = error.message;
-  $("problem").hidden = false;
-}
-
-function quiet() {
-  $("problem").hidden = true;
-}
-
-function make(name, properties = {}) {
-  return Object.assign(document.createElement(name), properties);
 }

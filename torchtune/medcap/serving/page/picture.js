@@ -1,11 +1,12 @@
 // The image that is looked at, with the boxes and masks that answers name drawn over it.
 
+import { $ } from "./dom.js";
 import * as masks from "./masks.js";
 
-const canvas = document.getElementById("picture");
-const facts = document.getElementById("facts");
-const stage = document.getElementById("stage");
-const hint = document.getElementById("hint");
+const canvas = $("picture");
+const facts = $("facts");
+const stage = $("stage");
+const hint = $("hint");
 
 // regions: [{box: [left, top, right, bottom], label, color} or {mask: from masks.js, label, color}], boxes in shares of the
 // image's size; asked: whether it is one of the question, which has its label below it.

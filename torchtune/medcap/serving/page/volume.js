@@ -1,9 +1,8 @@
 // The slices of a volume, and the window of its greys: what is looked at, and what a run will be shown.
 
 import * as api from "./api.js";
+import { $ } from "./dom.js";
 import { pictureOf } from "./files.js";
-
-const $ = (id) => document.getElementById(id);
 
 // Reads the slices of an image through its axis and window. changed is called once they are there.
 export async function load(image, changed) {

@@ -74,21 +74,24 @@ def test_the_page_brings_all_that_it_names_and_nothing_from_elsewhere(client):
         assert "://" not in content
         named |= {f"page/{name}" for name in re.findall(r'from "\./([^"]+)"', content)}
     scripts = (
-        "page",
+        "answering",
         "api",
         "conversation",
+        "dom",
         "files",
         "marking",
         "marks",
         "masks",
+        "page",
         "picture",
         "regions",
         "view",
         "volume",
+        "votes",
     )
-    assert seen == {"page/page.css", *(f"page/{name}.js" for name in (*scripts, "volume"))}
-    # Every element that the script asks for is there.
-    for name in ("page", "marking", "masks", "volume"):
+    assert seen == {"page/page.css", *(f"page/{name}.js" for name in scripts)}
+    # Every element that a script asks for is there.
+    for name in scripts:
         script = client.request("GET", f"/page/{name}.js").body.decode()
         assert set(re.findall(r'\$\("([\w]+)"\)', script)) <= set(re.findall(r'id="([\w]+)"', text))
 
