@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from medcap.data.regions.run_length import read_run_length
@@ -73,10 +73,13 @@ class RunLength:
     Attributes:
         size: height and width.
         counts: its text, read when the mask is drawn.
+        mixed: whether it was made of a file with several values above 0, all of which are inside. It is only told, so
+            masks that differ in it alone are equal.
     """
 
     size: tuple[int, int]
     counts: str
+    mixed: bool = field(default=False, compare=False)
 
 
 Shape = BoxShape | PointShape | PolygonShape | MaskFile | RunLength

@@ -89,6 +89,24 @@ def test_values_of_one_picture(tmp_path, classes):
     assert left_out(written) == {"values without a name": 1}
 
 
+def test_every_layout_calls_an_object_alike(tmp_path):
+    for layout in ("folders", "names", "values", "coco"):
+        write_image(tmp_path / layout / "images/a.png")
+    write_values(tmp_path / "folders/masks/Vertebrae_T9/a.png", LIVER)
+    write_values(tmp_path / "names/masks/a_Vertebrae_T9_000.png", LIVER)
+    write_values(tmp_path / "values/masks/a.png", 1 * LIVER)
+    (tmp_path / "values/classes.json").write_text('{"1": "Vertebrae_T9"}', encoding="utf-8")
+    value = {
+        "images": [{"id": 1, "file_name": "a.png", "width": 12, "height": 8}],
+        "annotations": [{"image_id": 1, "category_id": 1, "segmentation": [[0, 0, 5, 0, 5, 4, 0, 4]]}],
+        "categories": [{"id": 1, "name": "Vertebrae_T9"}],
+    }
+    (tmp_path / "set.json").write_text(json.dumps(value), encoding="utf-8")
+    found = [made(tmp_path / layout) for layout in ("folders", "names", "values")]
+    found.append(made(tmp_path / "coco", coco=str(tmp_path / "set.json")))
+    assert [row["phrase"] for written in found for row in rows_of(written)] == ["vertebrae T9"] * 4
+
+
 def test_polygons_and_run_lengths_of_a_coco_file(tmp_path):
     write_image(tmp_path / "images/a.png")
     write_image(tmp_path / "images/b.png")
