@@ -133,6 +133,27 @@ def test_a_file_of_probabilities_is_counted_as_no_mask(write):
     assert "masks/map.tif holds numbers that are not whole: save which pixels are inside" in result.notices[0]
 
 
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [({"label": 0}, "0"), ({"class": 3}, "3"), ({"phrase": "liver"}, "liver"), ({"label": None, "class": "a"}, "a")],
+)
+def test_what_names_the_class_of_a_row(write, fields, name):
+    row = {"question_id": "a", "reference_mask": "masks/half.png", "prediction_mask": "masks/half.png", **fields}
+    listed = {"question_id": "b", "reference_masks": [{"mask": "masks/half.png", "label": fields.get("label")}]}
+    answers = read_answers(write(row, {**fields, **listed, "masks": []}))
+    assert [answer.question.mask_labels for answer in answers] == [(name,), (name,)]
+    assert make_protocol("masks").score(answers).scores[f"per_class.{name}.mean_dice"] == 0.5
+
+
+@pytest.mark.parametrize("field", ["image", "images", "image_path"])
+def test_the_modality_is_that_of_the_image_however_it_is_named(write, field):
+    name = "images/mr_00--a.png"
+    row = {"reference_mask": "masks/half.png", "prediction_mask": "masks/half.png"}
+    answers = read_answers(write({**row, field: name}, {**row, field: [name]}))
+    assert [answer.question.image_paths for answer in answers] == [[name], [name]]
+    assert make_protocol("medplib_seg").score(answers).scores["per_modality.mr.miou"] == 1.0
+
+
 def test_nulls_in_place_of_masks(write):
     box = {"reference_boxes": [[0, 0, 2, 2]], "boxes": [[0, 0, 2, 2]], "image_size": [4, 2]}
     path = write(

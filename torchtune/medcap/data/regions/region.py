@@ -163,7 +163,8 @@ def is_absent(value: Any) -> bool:
 
 def label_from_json(value: Any) -> str:
     """Return the label of a region in a JSON file, also of an absent object; "" where it has none."""
-    return str(value.get("label") or "") if isinstance(value, Mapping) else ""
+    label = value.get("label") if isinstance(value, Mapping) else None
+    return "" if label is None else str(label)
 
 
 def regions_as_json(regions: Iterable[Region | None]) -> list[Any]:
@@ -218,7 +219,7 @@ def _mask(value: Mapping[str, Any], name: str) -> MaskFile | RunLength:
     if not mask.strip():
         raise UserError(f"'{name}' holds a mask file without a name")
     if inside is not None and (type(inside) is not int or inside < 0):
-        raise UserError(f"'{name}' holds value {str(inside)[:60]}: the value of a mask is a whole number from 0")
+        raise UserError(f"'{name}' holds value {repr(inside)[:60]}: the value of a mask is a whole number from 0")
     return MaskFile(mask, inside)
 
 
