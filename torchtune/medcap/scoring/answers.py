@@ -36,9 +36,9 @@ def read_answers(path: str | Path) -> list[Answer]:
     """Read answers that are to be scored.
 
     A row is an object with ``question_id``, ``reference`` (text, a number, or a list of them) and ``prediction``, and
-    may have ``question``, ``options`` (a list), ``answer_type``, ``image`` (or ``images``, or MedPLIB's ``image_path``),
-    ``modality``, ``question_type`` and ``organ``; other keys are ignored. LLaVA's and MedPLIB's names ``text`` for the prediction and
-    ``gt`` or ``answer`` for the reference are read too, and ColonGPT's and BiRD's prediction files as they are. A
+    may have ``question``, ``options`` (a list), ``answer_type``, ``image`` (or ``images``, or MedPLIB's
+    ``image_path``), ``modality``, ``question_type`` and ``organ``; other keys are ignored. LLaVA's and MedPLIB's names
+    ``text`` for the prediction and ``gt`` or ``answer`` for the reference are read too, and ColonGPT's and BiRD's prediction files as they are. A
     prediction that is null or absent is a failure. An empty option is dropped, and the others keep the letters of their
     places in the list. The number 2.0 is read as 2 is.
 

@@ -68,6 +68,18 @@ def test_the_class_in_the_name_and_instances_that_are_one(tmp_path):
     assert left_out(written) == {"a mask without a class in its name": 1, "an image without a mask file": 1}
 
 
+def test_folders_of_patients_are_no_classes(tmp_path):
+    for patient in ("p1", "p2"):
+        write_image(tmp_path / f"images/{patient}/a.png")
+        write_values(tmp_path / f"masks/{patient}/a_liver.png", LIVER)
+    rows = rows_of(made(tmp_path))
+    assert [(row["image"], row["phrase"]) for row in rows] == [("p1/a.png", "liver"), ("p2/a.png", "liver")]
+    for patient in ("p1", "p2"):
+        write_values(tmp_path / f"masks/spleen/{patient}/a.png", SPLEEN)
+        (tmp_path / f"masks/{patient}/a_liver.png").unlink()
+    assert [row["phrase"] for row in rows_of(made(tmp_path))] == ["spleen", "spleen"]
+
+
 def test_one_phrase_for_masks_that_have_no_class(tmp_path):
     write_image(tmp_path / "images/x (1).png")
     write_values(tmp_path / "masks/x (1)_mask.png", LIVER)
@@ -186,6 +198,7 @@ def test_phrasings_differ_and_are_the_same_again(tmp_path):
         ({"masks": "nothing"}, "nothing does not exist"),
         ({"patient_pattern": "("}, "--patient-pattern '.' is no regular expression"),
         ({"coco": "x.json", "phrase": "a"}, "--coco names the classes itself"),
+        ({"coco": "x.json"}, "masks: --coco x.json does not exist"),
         ({"classes": "none.json"}, "none.json cannot be read as JSON"),
     ],
 )
