@@ -38,9 +38,9 @@ def read_answers(path: str | Path) -> list[Answer]:
     A row is an object with ``question_id``, ``reference`` (text, a number, or a list of them) and ``prediction``, and
     may have ``question``, ``options`` (a list), ``answer_type``, ``image`` (or ``images``, or MedPLIB's
     ``image_path``), ``modality``, ``question_type`` and ``organ``; other keys are ignored. LLaVA's and MedPLIB's names
-    ``text`` for the prediction and ``gt`` or ``answer`` for the reference are read too, and ColonGPT's and BiRD's prediction files as they are. A
-    prediction that is null or absent is a failure. An empty option is dropped, and the others keep the letters of their
-    places in the list. The number 2.0 is read as 2 is.
+    ``text`` for the prediction and ``gt`` or ``answer`` for the reference are read too, and ColonGPT's and BiRD's
+    prediction files as they are. A prediction that is null or absent is a failure. An empty option is dropped, and the
+    others keep the letters of their places in the list. The number 2.0 is read as 2 is.
 
     Boxes may be in the texts or in ``boxes`` and ``reference_boxes`` (lists of ``[x1, y1, x2, y2]`` in pixels, empty
     for an absent object), with the image's ``image_size`` ``[width, height]``; then the texts may be absent. ``task``,
