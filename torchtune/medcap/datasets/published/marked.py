@@ -94,8 +94,8 @@ def plain_phrase(name: str) -> str:
 
 
 def _is_word(text: str) -> bool:
-    """Return whether it is a word with a capital rather than an abbreviation, a letter or a vertebra's name."""
-    return text.istitle() and sum(map(str.isalpha, text)) > 1
+    """Return whether it is a word with a capital, rather than an abbreviation or the number of a vertebra."""
+    return text.istitle() and not any(map(str.isdigit, text))
 
 
 def boxes_of(marked: MarkedObject, image: MarkedImage, size: Size | None) -> tuple[Box, ...]:
