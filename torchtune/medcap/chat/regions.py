@@ -76,8 +76,9 @@ class ChatRegions:
         words, options = _without_options(words)
         place = _picture(options.pop("picture", "1"), len(self._pictures))
         size, view = self._sizes[place], self._pictures[place].view
-        region = as_run_length(_read(words, options), reader)
-        mask = draw_region(region, size)
+        region = _read(words, options)
+        mask = draw_region(region, size, reader)  # before it is a run-length: messages name the file
+        region = as_run_length(region, reader)
         frame = generator.preprocess.frame(size, view.fit)
         patch_weights(mask, frame, generator.preprocess.image_size, added.regions)  # or it is refused
         number = self._shown - len(self._pictures) + place

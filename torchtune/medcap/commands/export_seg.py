@@ -40,10 +40,11 @@ def run(options: argparse.Namespace) -> None:
         UserError: if the file cannot be read, highdicom is not installed, or nothing could be written.
     """
     from medcap.data.images.reader import ImageReader
+    from medcap.data.images.roots import LimitKeys
     from medcap.export.dicom_seg import write_segmentations
     from medcap.scoring.answers import read_answers
 
-    reader = ImageReader(options.images or [options.file.parent])
+    reader = ImageReader(options.images or [options.file.parent], keys=LimitKeys("--images", None))
     written, notices = write_segmentations(read_answers(options.file), options.out, reader)
     if not written:
         raise UserError(f"nothing was written: {notices[0]}" + ("; ..." if len(notices) > 1 else ""))

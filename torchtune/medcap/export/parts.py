@@ -8,11 +8,16 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from medcap.checkpoints.build_model import ModelPlan
 from medcap.data.json_text import parse_json
+from medcap.data.regions.shown import original_mask
 from medcap.errors import UserError
 from medcap.files import write_json
 from medcap.instantiate import build
@@ -20,6 +25,7 @@ from medcap.models.box_decoder import BoxDecoder
 from medcap.models.component import Component
 from medcap.models.component_registry import COMPONENTS
 from medcap.models.mask_decoders.base import MaskDecoder
+from medcap.models.preprocess import Preprocess
 from medcap.models.region_encoders.base import RegionEncoder
 from medcap.models.words import AddedWords
 
@@ -60,6 +66,7 @@ def write_parts(folder: Path, plan: ModelPlan) -> list[str]:
             "num_patches": vision.shape.num_patches,
             "image_size": vision.preprocess.image_size,
             "takes": vision.takes,
+            "preprocess": vision.preprocess.to_dict(),
             "words": [] if added is None else list(added.words),
             "parts": configs,
         },
@@ -116,6 +123,27 @@ def read_parts(folder: str | Path, final_norm: nn.Module) -> dict[str, Component
     Raises:
         UserError: if a file is missing, damaged or of a newer medcap.
     """
+    parts = parts_of(folder)
+    model = nn.Module()
+    model.decoder = nn.Module()
+    model.decoder.norm = final_norm
+    for part in parts.values():
+        part.attach(model)
+    return parts
+
+
+def parts_of(folder: str | Path) -> dict[str, Component]:
+    """Read the components that an export wrote apart, without a language model to connect them with.
+
+    Args:
+        folder: as for :func:`read_parts`.
+
+    Returns:
+        As for :func:`read_parts`.
+
+    Raises:
+        UserError: as :func:`read_parts`.
+    """
     home = Path(folder)
     try:
         facts = parse_json((home / DESCRIPTION).read_bytes())
@@ -123,15 +151,41 @@ def read_parts(folder: str | Path, final_norm: nn.Module) -> dict[str, Component
             raise UserError(f"{home / DESCRIPTION} has format {facts['format_version']}: update medcap")
         names = ("llm_dim", "patch_dim", "num_patches", "image_size", "takes")
         plan = _Plan(_Vision(**{name: facts[name] for name in names}), [_Words({"tokens": facts["words"]})])
-        parts = {name: _read(home, name, config, plan) for name, config in facts["parts"].items()}
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        return {name: _read(home, name, config, plan) for name, config in facts["parts"].items()}
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{home} cannot be read ({type(error).__name__}: {error}): export the run again") from error
-    model = nn.Module()
-    model.decoder = nn.Module()
-    model.decoder.norm = final_norm
-    for part in parts.values():
-        part.attach(model)
-    return parts
+
+
+def outline(
+    folder: str | Path, decoder: MaskDecoder, hidden: Tensor, patches: Tensor, image: Image.Image
+) -> np.ndarray | None:
+    """Return the mask that a ``<SEG>`` of an answer stands for.
+
+    Args:
+        folder: ``parts`` of an exported folder.
+        decoder: its mask decoder, as :func:`read_parts` returns it.
+        hidden: ``[d]`` the hidden state before the final norm that predicted the word.
+        patches: ``[T, D]`` patch tokens of the image.
+        image: the image, upright.
+
+    Returns:
+        ``[H, W]`` bool at the size of the image; None where the decoder does not see the object.
+
+    Raises:
+        UserError: if ``parts.json`` does not say how an image is shown, as those of earlier releases do not.
+    """
+    shown = decoder.own_picture
+    if shown is None:
+        facts = parse_json((Path(folder) / DESCRIPTION).read_bytes())
+        if "preprocess" not in facts:
+            raise UserError(f"{Path(folder) / DESCRIPTION} has no preprocess: export the run again")
+        shown = Preprocess.from_dict(facts["preprocess"])
+    picture = shown.transform()(image.convert("RGB"))
+    found = decoder(hidden[None], patches[None], picture[None], torch.zeros(1, dtype=torch.int64))
+    if found.seen.item() < 0:
+        return None
+    mask = original_mask(found.logits[0], shown.frame(image.size))
+    return mask if mask.any() else None
 
 
 def _read(home: Path, name: str, config: Mapping[str, Any], plan: _Plan) -> Component:

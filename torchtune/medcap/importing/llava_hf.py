@@ -12,6 +12,8 @@ from torch import Tensor
 from medcap.errors import UserError
 from medcap.export.llava.folder import ADDED_WORDS
 from medcap.export.llava.vision import VIT_BLOCK, VIT_OUTSIDE
+from medcap.export.parts import FOLDER as PARTS
+from medcap.export.parts import parts_of
 from medcap.importing.added_words import take_words
 from medcap.importing.imported_model import ImportedModel
 from medcap.importing.language import SourceTensors, complete_config, stored_language
@@ -54,6 +56,8 @@ def import_llava_hf(folder: Path, config: Mapping[str, Any], tokenizer: Path | N
     if ADDED_WORDS in config:
         words, pending = take_words(config[ADDED_WORDS], language, pending)
         further.append(words.state())
+    if (folder / PARTS).is_dir():
+        further += [part.state() for part in parts_of(folder / PARTS).values()]
     imported = stored_language(folder, language, pending, tokenizer)
     tower = _tower(folder, config, tensors.named(tower_name))
     projector = projector_from_tensors(tensors.named(projector_name), tower, language["hidden_size"], folder)

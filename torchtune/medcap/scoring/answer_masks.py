@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from medcap.data.regions.draw import as_run_length
 from medcap.data.regions.region import Region, is_absent, label_from_json, region_from_json, regions_as_json
+from medcap.datasets.published.fields import field_text
 from medcap.errors import UserError
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 MASK_KEYS = ("masks", "prediction_mask")
 REFERENCE_MASK_KEYS = ("reference_masks", "reference_mask")
-_LABEL_KEYS = ("label", "class")
+_LABEL_KEYS = ("label", "class", "phrase")
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def row_masks(row: Mapping[str, Any], reader: Callable[[], ImageReader]) -> RowM
     found, bad = (None, ()) if given is None else good_masks(given, reader)
     if wanted is None:
         return RowMasks(given=found, bad=bad)
-    row_label = next((str(row[key]) for key in _LABEL_KEYS if isinstance(row.get(key), str)), "")
+    row_label = next(filter(None, (field_text(row.get(key)) for key in _LABEL_KEYS)), "")
     try:
         if not isinstance(wanted, list):
             raise UserError(f"'reference_masks' must be a list of regions, not {type(wanted).__name__}")

@@ -28,6 +28,7 @@ _PREDICTION_KEYS = ("prediction", "text")
 _REFERENCE_KEYS = ("reference", "gt", "answer")
 _TABLES = (".csv", ".tsv", ".tab", ".xls", ".xlsx", ".parquet", ".feather")
 _SETTINGS_SUFFIX = ".settings.json"  # of the file that a run writes beside its answers
+_IMAGE_KEYS = ("images", "image", "image_path")  # the last is MedPLIB's
 _ID_KEYS = ("question_id", "id")
 
 
@@ -35,11 +36,11 @@ def read_answers(path: str | Path) -> list[Answer]:
     """Read answers that are to be scored.
 
     A row is an object with ``question_id``, ``reference`` (text, a number, or a list of them) and ``prediction``, and
-    may have ``question``, ``options`` (a list), ``answer_type``, ``image`` (or ``images``), ``modality``,
-    ``question_type`` and ``organ``; other keys are ignored. LLaVA's and MedPLIB's names ``text`` for the prediction and
-    ``gt`` or ``answer`` for the reference are read too, and ColonGPT's and BiRD's prediction files as they are. A
-    prediction that is null or absent is a failure. An empty option is dropped, and the others keep the letters of their
-    places in the list. The number 2.0 is read as 2 is.
+    may have ``question``, ``options`` (a list), ``answer_type``, ``image`` (or ``images``, or MedPLIB's
+    ``image_path``), ``modality``, ``question_type`` and ``organ``; other keys are ignored. LLaVA's and MedPLIB's names
+    ``text`` for the prediction and ``gt`` or ``answer`` for the reference are read too, and ColonGPT's and BiRD's
+    prediction files as they are. A prediction that is null or absent is a failure. An empty option is dropped, and the
+    others keep the letters of their places in the list. The number 2.0 is read as 2 is.
 
     Boxes may be in the texts or in ``boxes`` and ``reference_boxes`` (lists of ``[x1, y1, x2, y2]`` in pixels, empty
     for an absent object), with the image's ``image_size`` ``[width, height]``; then the texts may be absent. ``task``,
@@ -224,7 +225,8 @@ def _answer(value: Mapping[str, Any], index: int, reader: Callable[[], ImageRead
     columns = ["" if _missing(option) else _text(option, "an option") for option in options]
     columns = tuple(option if option.strip() else "" for option in columns)
     filled = tuple(option for option in columns if option)
-    images = value["images"] if isinstance(value.get("images"), list) else [value.get("image")]
+    named = next((value[key] for key in _IMAGE_KEYS if not _missing(value.get(key))), None)
+    images = named if isinstance(named, list) else [named]
     question = Question(
         id=next((_text(value[key], key) for key in _ID_KEYS if not _missing(value.get(key))), str(index)),
         messages=(),

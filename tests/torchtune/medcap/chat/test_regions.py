@@ -130,7 +130,10 @@ def test_a_question_that_failed_is_asked_again_with_its_region(talk, say):
         ),
         ("/region box nan 0 1 1", "a box is four numbers"),
         ("/region mask none.png", "none.png: there is no such file"),
-        ("/region mask small.png", "has 3 x 3 pixels and its image 12 x 10: a mask has the size of the original image"),
+        (
+            "/region mask small.png",
+            "small.png has 3 x 3 pixels and its image 12 x 10: a mask has the size",
+        ),
         ("/region box 0 0 6 10 value=3", "value=3: it is a whole number, and goes with a mask"),
         ("/region box 0 0 6 10 picture=2", "picture=2: the image that was shown last has pictures from 1 to 1"),
         ("Is it in {region}?", "{region} names a region that does not exist: 0 were given"),

@@ -126,3 +126,9 @@ def test_without_highdicom_the_extra_is_named(answers, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "highdicom", None)
     with pytest.raises(UserError, match=r"pip install 'medcap\[seg\]'"):
         write_segmentations(read_answers(answers), tmp_path / "out", ImageReader([tmp_path]))
+
+
+def test_a_folder_of_images_that_is_missing_is_named_by_its_option(answers, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["export-seg", str(answers), "--images", str(tmp_path / "nope"), "--out", str(tmp_path / "out")])
+    assert f"image root {tmp_path / 'nope'} is not a folder: correct --images" in capsys.readouterr().err

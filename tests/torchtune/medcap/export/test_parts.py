@@ -3,9 +3,11 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -17,10 +19,12 @@ from medcap.checkpoints.atomic import latest_checkpoint
 from medcap.checkpoints.build_model import ComponentPlan, plan_model
 from medcap.checkpoints.run import read_run
 from medcap.checkpoints.vision_files import read_vision_checkpoint, save_components
+from medcap.data.regions.shown import original_mask
 from medcap.errors import UserError
 from medcap.export.formats import export_run
 from medcap.export.parts import read_parts
 from medcap.generation.run import open_run
+from medcap.importing.sources import import_model
 
 pytestmark = pytest.mark.slow
 COMPONENTS = {
@@ -41,6 +45,7 @@ def exported(tmp_path_factory):
     parts = [part.build(plan) for part in plan.further]
     for parameter in (parameter for part in parts for parameter in part.parameters()):
         nn.init.normal_(parameter, std=0.15)
+    nn.init.zeros_(parts[2].bias)  # so that a mask is a part of its image
     step = latest_checkpoint(run)
     saved = read_vision_checkpoint(step / "vision.safetensors")
     save_components(step, [part.state() for part in (*plan.vision.build(), *parts)], saved.llm)
@@ -64,13 +69,13 @@ def test_the_parts_are_named_and_loaded_with_their_weights(exported):
         assert all(torch.equal(value, wanted[key]) for key, value in part.state_dict().items())
 
 
-def test_the_example_prints_the_box_that_the_run_gives(exported, tmp_path):
+def test_the_example_gives_the_box_and_the_mask_of_the_run(exported, tmp_path):
     run, out, _ = exported
     FIRST.save(tmp_path / "first.png")
     generator = open_run(run)
     model, kept = generator.model, {}
     hook = model.decoder.norm.register_forward_pre_hook(lambda module, given: kept.update(hidden=given[0]))
-    turns = [("user", Image.open(tmp_path / "first.png"), "Where? <BOX>")]
+    turns = [("user", Image.open(tmp_path / "first.png"), "Where? <BOX> <SEG>")]
     with torch.no_grad():
         our_logits(generator, turns)
         hook.remove()
@@ -79,15 +84,44 @@ def test_the_example_prints_the_box_that_the_run_gives(exported, tmp_path):
         patches = model.encode_with_patches(pictures)[1]
         hidden = kept["hidden"].flatten(0, -2)[prompt.tokens.index(generator.tokenizer.added.box_id) - 1]
         edges, there = model.components["box_decoder"](hidden[None], patches)
-    command = [sys.executable, str(out / "parts" / "load_parts.py"), str(tmp_path / "first.png"), "Where? <BOX>"]
+        hidden = kept["hidden"].flatten(0, -2)[prompt.tokens.index(generator.tokenizer.added.mask_id) - 1]
+        found = model.components["mask_decoder"](hidden[None], patches, pictures, torch.zeros(1, dtype=torch.int64))
+        mask = original_mask(found.logits[0], model.tower.preprocess.frame(FIRST.size))
+    assert found.seen.item() > 0 and 0 < mask.sum() < mask.size
+    command = [sys.executable, str(out / "parts" / "load_parts.py"), str(tmp_path / "first.png"), "Where? <BOX> <SEG>"]
     ended = subprocess.run(
-        command, capture_output=True, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"}, check=False
+        command,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+        check=False,
+        cwd=tmp_path,
     )
     assert ended.returncode == 0, ended.stderr
     assert "mask_decoder" in ended.stdout and "region_encoder" in ended.stdout
     (line,) = re.findall(r"box (\[.*?\]) (\S+)", ended.stdout)[:1]
     assert json.loads(line[0]) == pytest.approx(edges[0].tolist(), abs=2e-4)
     assert float(line[1]) == pytest.approx(there.sigmoid().item(), abs=2e-4)
+    written = np.asarray(Image.open(tmp_path / "mask_1.png"))
+    assert f"mask_1.png: {written.sum()} pixels of {FIRST.width} x {FIRST.height}" in ended.stdout
+    assert written.shape == mask.shape and (written != mask).mean() < 0.01  # sums are rounded in another order
+
+
+def test_an_import_of_the_export_has_the_parts_again(exported, tmp_path):
+    run, out, _ = exported
+    import_model(out, tmp_path / "again")
+    wanted, found = open_run(run).model.components, open_run(tmp_path / "again", ["device=cpu"]).model.components
+    assert list(found) == list(wanted) == ["vision", "projector", *COMPONENTS]
+    for name in COMPONENTS:
+        tensors, own = found[name].state_dict(), wanted[name].state_dict()
+        assert tensors.keys() == own.keys()
+        assert all(torch.equal(value, own[key]) for key, value in tensors.items())
+        assert found[name].config() == wanted[name].config()
+    shutil.copytree(out, tmp_path / "damaged")
+    (tmp_path / "damaged/parts/mask_decoder.safetensors").write_bytes(b"12")
+    with pytest.raises(UserError, match=r"damaged/parts cannot be read .*: export the run again"):
+        import_model(tmp_path / "damaged", tmp_path / "third")
+    assert not (tmp_path / "third").exists()
 
 
 def test_damaged_and_newer_parts_end_in_one_line(exported, tmp_path):

@@ -103,6 +103,57 @@ def test_a_row_of_words_beside_rows_of_masks(write):
     assert (mask.prediction, mask.failed) == ("", False)
 
 
+def test_several_values_of_a_file_are_inside_and_a_notice_says_so(write):
+    path = write(
+        {"question_id": "a", "reference_mask": "masks/half.png", "prediction_mask": "masks/grey.png"},
+        {"question_id": "b", "reference_mask": "masks/half.png", "masks": [{"mask": "masks/grey.png", "value": 3}]},
+        {"question_id": "c", "reference_mask": "masks/half.png", "prediction_mask": "masks/half.png"},
+    )
+    Image.fromarray(np.array([[3, 3, 90, 0], [3, 3, 0, 0]], np.uint8)).save(path.parent / "masks" / "grey.png")
+    answers = read_answers(path)
+    for name, score in (("medplib_seg", "miou"), ("masks", "mean_iou")):
+        result = make_protocol(name).score(answers)
+        assert result.scores[score] == pytest.approx((4 / 5 + 1 + 1) / 3)
+        assert result.counts["several_values"] == 1
+        assert result.notices[0] == (
+            "rows with a mask file of several values above 0, all of which are inside: name one by 'value' where they"
+            " are classes, and save a map of probabilities as 0 and 1: 1 of 3 (the first is a)"
+        )
+
+
+def test_a_file_of_probabilities_is_counted_as_no_mask(write):
+    path = write(
+        {"question_id": "a", "reference_mask": "masks/half.png", "prediction_mask": "masks/map.tif"},
+        {"question_id": "b", "reference_mask": "masks/half.png", "prediction_mask": "masks/whole.tif"},
+    )
+    Image.fromarray(HALF * np.float32(0.7)).save(path.parent / "masks" / "map.tif")
+    Image.fromarray(HALF * np.float32(255)).save(path.parent / "masks" / "whole.tif")
+    result = make_protocol("masks").score(read_answers(path))
+    assert (result.scores["mean_dice"], result.counts["unparsed"]) == (0.5, 1)
+    assert "masks/map.tif holds numbers that are not whole: save which pixels are inside" in result.notices[0]
+
+
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [({"label": 0}, "0"), ({"class": 3}, "3"), ({"phrase": "liver"}, "liver"), ({"label": None, "class": "a"}, "a")],
+)
+def test_what_names_the_class_of_a_row(write, fields, name):
+    row = {"question_id": "a", "reference_mask": "masks/half.png", "prediction_mask": "masks/half.png", **fields}
+    listed = {"question_id": "b", "reference_masks": [{"mask": "masks/half.png", "label": fields.get("label")}]}
+    answers = read_answers(write(row, {**fields, **listed, "masks": []}))
+    assert [answer.question.mask_labels for answer in answers] == [(name,), (name,)]
+    assert make_protocol("masks").score(answers).scores[f"per_class.{name}.mean_dice"] == 0.5
+
+
+@pytest.mark.parametrize("field", ["image", "images", "image_path"])
+def test_the_modality_is_that_of_the_image_however_it_is_named(write, field):
+    name = "images/mr_00--a.png"
+    row = {"reference_mask": "masks/half.png", "prediction_mask": "masks/half.png"}
+    answers = read_answers(write({**row, field: name}, {**row, field: [name]}))
+    assert [answer.question.image_paths for answer in answers] == [[name], [name]]
+    assert make_protocol("medplib_seg").score(answers).scores["per_modality.mr.miou"] == 1.0
+
+
 def test_nulls_in_place_of_masks(write):
     box = {"reference_boxes": [[0, 0, 2, 2]], "boxes": [[0, 0, 2, 2]], "image_size": [4, 2]}
     path = write(

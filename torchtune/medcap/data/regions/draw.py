@@ -103,9 +103,13 @@ def inside_of(stored: StoredValues, mask: MaskFile) -> np.ndarray:
         mask: its name, for messages, and the value that is asked for.
 
     Raises:
-        UserError: if a value of a JPEG file is asked for.
+        UserError: if a value of a JPEG file is asked for, or the numbers are not whole, as probabilities are.
     """
     if stored.exact:
+        if stored.values.dtype.kind == "f" and not (stored.values == np.floor(stored.values)).all():
+            raise UserError(
+                f"mask file {mask.path} holds numbers that are not whole: save which pixels are inside, as 0 and 1"
+            )
         return stored.values >= 1 if mask.value is None else stored.values == mask.value
     if mask.value is not None:
         raise UserError(f"mask file {mask.path} is JPEG, which changes values: a mask with 'value' is a PNG file")
@@ -121,7 +125,21 @@ def as_run_length(region: Region, reader: ImageReader | None = None) -> Region:
     if not isinstance(region.shape, MaskFile):
         return region
     value = encode(read_mask(region.shape, reader))
-    return replace(region, shape=RunLength(tuple(value["size"]), value["counts"]))
+    mixed = has_several_values(region.shape, reader)
+    return replace(region, shape=RunLength(tuple(value["size"]), value["counts"], mixed))
+
+
+def has_several_values(mask: MaskFile, reader: ImageReader | None) -> bool:
+    """Return whether a mask file has several values above 0, of which none was chosen: all of them are inside.
+
+    Args:
+        mask: a file that can be read.
+        reader: opens it.
+    """
+    if mask.value is not None or reader is None:
+        return False
+    stored = reader.stored_values(reader.resolve(mask.path))
+    return stored.exact and len(np.unique(stored.values[stored.values >= 1])) > 1
 
 
 def _draw_box(box: BoxShape, size: Size) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from medcap.data.regions.run_length import read_run_length
@@ -73,10 +73,13 @@ class RunLength:
     Attributes:
         size: height and width.
         counts: its text, read when the mask is drawn.
+        mixed: whether it was made of a file with several values above 0, all of which are inside. It is only told, so
+            masks that differ in it alone are equal.
     """
 
     size: tuple[int, int]
     counts: str
+    mixed: bool = field(default=False, compare=False)
 
 
 Shape = BoxShape | PointShape | PolygonShape | MaskFile | RunLength
@@ -160,7 +163,8 @@ def is_absent(value: Any) -> bool:
 
 def label_from_json(value: Any) -> str:
     """Return the label of a region in a JSON file, also of an absent object; "" where it has none."""
-    return str(value.get("label") or "") if isinstance(value, Mapping) else ""
+    label = value.get("label") if isinstance(value, Mapping) else None
+    return "" if label is None else str(label)
 
 
 def regions_as_json(regions: Iterable[Region | None]) -> list[Any]:
@@ -215,7 +219,7 @@ def _mask(value: Mapping[str, Any], name: str) -> MaskFile | RunLength:
     if not mask.strip():
         raise UserError(f"'{name}' holds a mask file without a name")
     if inside is not None and (type(inside) is not int or inside < 0):
-        raise UserError(f"'{name}' holds value {str(inside)[:60]}: the value of a mask is a whole number from 0")
+        raise UserError(f"'{name}' holds value {repr(inside)[:60]}: the value of a mask is a whole number from 0")
     return MaskFile(mask, inside)
 
 

@@ -144,17 +144,18 @@ def add_split(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", choices=SPLITS, default="train", help="part of the data set (train)")
 
 
-def existing_file(converter: str, file: str) -> Path:
+def existing_file(converter: str, file: str, option: str = "--file") -> Path:
     """Return the path of a user's own file.
 
     Args:
         converter: name of the converter, for the message.
-        file: value of ``--file``.
+        file: value of the option.
+        option: its name, for the message.
 
     Raises:
         UserError: if there is no such file.
     """
     path = Path(file)
     if not path.is_file():
-        raise UserError(f"{converter}: --file {path} {'is a folder' if path.is_dir() else 'does not exist'}")
+        raise UserError(f"{converter}: {option} {path} {'is a folder' if path.is_dir() else 'does not exist'}")
     return path

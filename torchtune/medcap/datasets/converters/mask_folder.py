@@ -29,7 +29,7 @@ class MaskFolder(MaskConverter):
     - ``--coco FILE``: polygons or run-lengths of its annotations;
     - a ``classes.json`` (beside the folders or among the masks, or ``--classes``): ``masks/a.png`` holds all objects of
       ``images/a.png``, each with its value;
-    - folders among the masks: ``masks/liver/a.png``;
+    - folders of classes among the masks: ``masks/liver/a.png``;
     - otherwise the names: ``masks/a_liver.png``, or with ``--phrase`` any file that begins with the image's name.
 
     Args:
@@ -78,7 +78,7 @@ class MaskFolder(MaskConverter):
         pattern = self._pattern()
         meta = {"modality": self.modality} if self.modality else {}
         if self.coco:
-            path = existing_file(f"{self.name} --coco", self.coco)
+            path = existing_file(self.name, self.coco, "--coco")
             parts = coco.read(path)
             beside = os.path.join(folders.data, self.images) if folders.data else os.path.dirname(self.coco) or "."
             places = [beside, folders.data] if folders.data else [beside]
@@ -95,7 +95,7 @@ class MaskFolder(MaskConverter):
             named = list(sorted_images(images)), list(sorted_images(masks))
             if classes is not None:
                 found = classes_by_name(*named, tally, phrase="values")
-            elif not self.phrase and has_class_folders(Path(masks)):
+            elif not self.phrase and has_class_folders(*named):
                 found = classes_by_folder(*named, tally)
             else:
                 found = classes_by_name(*named, tally, self.phrase or "")

@@ -12,7 +12,7 @@ import numpy as np
 
 from medcap.data.boxes.box import Size
 from medcap.data.images.reader import ImageReader
-from medcap.data.regions.draw import draw_region, read_mask
+from medcap.data.regions.draw import draw_region, has_several_values, read_mask
 from medcap.data.regions.region import MaskFile, Region, RunLength, label_from_json, regions_from_json
 from medcap.data.row_layouts import Record
 from medcap.data.row_masks import FIELD, MASK_WORD
@@ -121,7 +121,7 @@ def _judged(region: Region | None, label: str, record: Record, reader: ImageRead
         mask = draw_region(region, size, reader)
     except UserError as error:
         return MaskFacts(_state_of_bad(region, size, reader), words, label, reason=str(error))
-    return MaskFacts(VALUES if _has_values(region, reader) else GOOD, words, label, float(mask.mean()))
+    return MaskFacts(VALUES if _is_mixed(region, reader) else GOOD, words, label, float(mask.mean()))
 
 
 def _state_of_bad(region: Region, size: Size, reader: ImageReader) -> str:
@@ -134,12 +134,8 @@ def _state_of_bad(region: Region, size: Size, reader: ImageReader) -> str:
     return EMPTY if mask.shape == (size[1], size[0]) else SIZE
 
 
-def _has_values(region: Region, reader: ImageReader) -> bool:
-    """Return whether a mask is a file with several values above 0, of which none was chosen."""
-    if not isinstance(region.shape, MaskFile) or region.shape.value is not None:
-        return False
-    stored = reader.stored_values(region.shape.path)
-    return stored.exact and len(np.unique(stored.values[stored.values >= 1])) > 1
+def _is_mixed(region: Region, reader: ImageReader) -> bool:
+    return isinstance(region.shape, MaskFile) and has_several_values(region.shape, reader)
 
 
 def _called(region: Region | None) -> str:

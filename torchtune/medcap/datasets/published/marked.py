@@ -89,8 +89,13 @@ def corners(numbers: Any) -> Any:
 
 
 def plain_phrase(name: str) -> str:
-    """Return a label as words of a sentence: ``Left_Lung`` is ``left lung``, abbreviations stay."""
-    return " ".join(word.lower() if word.istitle() else word for word in name.replace("_", " ").split())
+    """Return a label as words of a sentence: ``Left_Lung`` is ``left lung``; ``CT`` and ``T9`` stay."""
+    return " ".join(word.lower() if _is_word(word) else word for word in name.replace("_", " ").split())
+
+
+def _is_word(text: str) -> bool:
+    """Return whether it is a word with a capital, rather than an abbreviation or the number of a vertebra."""
+    return text.istitle() and not any(map(str.isdigit, text))
 
 
 def boxes_of(marked: MarkedObject, image: MarkedImage, size: Size | None) -> tuple[Box, ...]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medcap.data.images.suffixes import without_suffix
@@ -134,6 +133,16 @@ def _by_values(
     return read
 
 
-def has_class_folders(masks: Path) -> bool:
-    """Return whether a folder of masks holds folders rather than files."""
-    return any(entry.is_dir() and not entry.name.startswith(".") for entry in masks.iterdir())
+def has_class_folders(images: list[str], masks: list[str]) -> bool:
+    """Return whether the first folder of a mask file is its class, rather than one that the images have, too.
+
+    Args:
+        images: names of the images, relative to their folder.
+        masks: names of the mask files, likewise.
+    """
+    known = set(map(without_suffix, images))
+    inside = [mask.partition("/") for mask in masks if "/" in mask]
+    if any(without_suffix(name) in known for _, _, name in inside):
+        return True
+    folders = {name.partition("/")[0] for name in images if "/" in name}
+    return any(folder not in folders for folder, _, _ in inside)

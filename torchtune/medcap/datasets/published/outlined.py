@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from medcap.data.regions.region import RunLength
 from medcap.data.regions.run_length import encode
 from medcap.datasets.published.fields import field_text
-from medcap.datasets.published.marked import MarkedImage, MarkedObject
+from medcap.datasets.published.marked import MarkedImage, MarkedObject, plain_phrase
 from medcap.errors import UserError
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def classes_of(value: object, name: str) -> dict[int, str]:
     """Read the phrase of each value of a mask.
 
     Args:
-        value: ``{"1": "liver"}``, ``{"liver": 1}``, or a list of phrases whose places are the values.
+        value: ``{"1": "Liver"}``, ``{"Liver": 1}``, or a list of labels whose places are the values.
         name: of the file or the option, for messages.
 
     Raises:
@@ -100,7 +100,7 @@ def classes_of(value: object, name: str) -> dict[int, str]:
     for first, second in pairs:
         number, phrase = (second, first) if _is_number(second) and not _is_number(first) else (first, second)
         if _is_number(number) and isinstance(phrase, str) and field_text(phrase):
-            classes[int(number)] = field_text(phrase)
+            classes[int(number)] = plain_phrase(field_text(phrase))
     if not pairs or len(classes) != len(pairs):
         raise UserError(f'{name} must hold classes as {{"1": "liver", "2": "spleen"}}, or a list of names from 0 on')
     return classes

@@ -16,6 +16,24 @@ def local_copy(repository: str) -> Path | None:
     return folder if folder.is_dir() else None
 
 
+def check_typed(repository: str, one_of: Sequence[str]) -> None:
+    """See that a typed ``owner/name`` is not a folder that is missing beside others: ``results/mine``.
+
+    Args:
+        repository: what was typed; no folder has this name.
+        one_of: files of which the hub's cache has one where the repository was fetched before.
+
+    Raises:
+        UserError: if there is a folder ``owner`` here, and no such repository in the cache.
+    """
+    owner = repository.partition("/")[0]
+    if Path(owner).is_dir() and _fetch_cached(repository, [], one_of) is None:
+        raise UserError(
+            f"there is no folder {repository} beside others in {owner}/; if the hub's repository of this name is meant,"
+            f" run `hf download {repository}` first"
+        )
+
+
 def fetch(repository: str, required: Sequence[str], one_of: Sequence[str] = (), optional: Sequence[str] = ()) -> Path:
     """Get files of a repository through the hub's cache; cached files are taken without asking the network.
 

@@ -14,7 +14,7 @@ from typing import Any
 from medcap.errors import UserError
 from medcap.models.preprocess import Preprocess
 from medcap.models.towers.base import Tower
-from medcap.models.towers.hub import fetch, local_copy
+from medcap.models.towers.hub import check_typed, fetch, local_copy
 from medcap.models.towers.multi_scale import MultiScaleTower, multi_scale_source
 from medcap.models.towers.named_towers import NAMED_TOWERS
 from medcap.models.towers.select_layer import cut_layers
@@ -224,7 +224,9 @@ def _from_hub(repository: str, weights: bool, known: KnownPreprocess) -> TowerSo
     if named is not None:
         from_hub = open_clip_from_hub if named.spec["kind"] == "open_clip" else hugging_face_from_hub
         return from_hub(repository, weights, known)
-    config = first_file(fetch(repository, [], (CONFIG_FILE, "config.json")), (CONFIG_FILE, "config.json"))
+    configs = (CONFIG_FILE, "config.json")
+    check_typed(repository, configs)
+    config = first_file(fetch(repository, [], configs), configs)
     if config is not None and config.name == CONFIG_FILE:
         return open_clip_from_hub(repository, weights, known)
     is_timm = config is not None and _is_timm_config(config)

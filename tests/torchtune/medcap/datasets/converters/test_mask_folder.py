@@ -68,6 +68,18 @@ def test_the_class_in_the_name_and_instances_that_are_one(tmp_path):
     assert left_out(written) == {"a mask without a class in its name": 1, "an image without a mask file": 1}
 
 
+def test_folders_of_patients_are_no_classes(tmp_path):
+    for patient in ("p1", "p2"):
+        write_image(tmp_path / f"images/{patient}/a.png")
+        write_values(tmp_path / f"masks/{patient}/a_liver.png", LIVER)
+    rows = rows_of(made(tmp_path))
+    assert [(row["image"], row["phrase"]) for row in rows] == [("p1/a.png", "liver"), ("p2/a.png", "liver")]
+    for patient in ("p1", "p2"):
+        write_values(tmp_path / f"masks/spleen/{patient}/a.png", SPLEEN)
+        (tmp_path / f"masks/{patient}/a_liver.png").unlink()
+    assert [row["phrase"] for row in rows_of(made(tmp_path))] == ["spleen", "spleen"]
+
+
 def test_one_phrase_for_masks_that_have_no_class(tmp_path):
     write_image(tmp_path / "images/x (1).png")
     write_values(tmp_path / "masks/x (1)_mask.png", LIVER)
@@ -87,6 +99,24 @@ def test_values_of_one_picture(tmp_path, classes):
     assert [list(masks_of(row)) for row in rows] == [["liver"], ["spleen"], ["liver", "spleen"]]
     assert (masks_of(rows[2])["spleen"] == SPLEEN).all()
     assert left_out(written) == {"values without a name": 1}
+
+
+def test_every_layout_calls_an_object_alike(tmp_path):
+    for layout in ("folders", "names", "values", "coco"):
+        write_image(tmp_path / layout / "images/a.png")
+    write_values(tmp_path / "folders/masks/Vertebrae_T9/a.png", LIVER)
+    write_values(tmp_path / "names/masks/a_Vertebrae_T9_000.png", LIVER)
+    write_values(tmp_path / "values/masks/a.png", 1 * LIVER)
+    (tmp_path / "values/classes.json").write_text('{"1": "Vertebrae_T9"}', encoding="utf-8")
+    value = {
+        "images": [{"id": 1, "file_name": "a.png", "width": 12, "height": 8}],
+        "annotations": [{"image_id": 1, "category_id": 1, "segmentation": [[0, 0, 5, 0, 5, 4, 0, 4]]}],
+        "categories": [{"id": 1, "name": "Vertebrae_T9"}],
+    }
+    (tmp_path / "set.json").write_text(json.dumps(value), encoding="utf-8")
+    found = [made(tmp_path / layout) for layout in ("folders", "names", "values")]
+    found.append(made(tmp_path / "coco", coco=str(tmp_path / "set.json")))
+    assert [row["phrase"] for written in found for row in rows_of(written)] == ["vertebrae T9"] * 4
 
 
 def test_polygons_and_run_lengths_of_a_coco_file(tmp_path):
@@ -168,6 +198,7 @@ def test_phrasings_differ_and_are_the_same_again(tmp_path):
         ({"masks": "nothing"}, "nothing does not exist"),
         ({"patient_pattern": "("}, "--patient-pattern '.' is no regular expression"),
         ({"coco": "x.json", "phrase": "a"}, "--coco names the classes itself"),
+        ({"coco": "x.json"}, "masks: --coco x.json does not exist"),
         ({"classes": "none.json"}, "none.json cannot be read as JSON"),
     ],
 )

@@ -90,6 +90,16 @@ def test_files_are_downloaded_one_by_one_and_a_missing_choice_is_skipped(cache, 
         hub.fetch("owner/model", ["params.json"])
 
 
+def test_a_folder_that_is_missing_beside_others_is_no_name_of_the_hub(cache, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", None)
+    (tmp_path / "results").mkdir()
+    words = "there is no folder results/nope beside others in results/; .*run `hf download results/nope` first"
+    with pytest.raises(UserError, match=words):
+        resolve_tower("results/nope")
+    write_open_clip_folder(snapshot(cache, "results/nope"))
+    assert resolve_tower("results/nope").spec["kind"] == "open_clip"
+
+
 def test_a_copy_in_models_comes_before_the_hub(cache, tmp_path):
     folder = tmp_path / "models" / BIOMEDCLIP.rsplit("/", 1)[-1]
     write_open_clip_folder(folder)

@@ -71,7 +71,8 @@ class MedplibSeg(Protocol):
         scores, intervals = row_means(asked, {"miou": "iou", "mdice": "dice", "giou": "giou"}, clusters)
         sums = [[row[key] for row in asked] for key in ("intersection", "union")]
         scores["ciou"] = sum(sums[0]) / (sum(sums[1]) + 1e-10)
-        intervals["ciou"] = bootstrap_of_ratios(sums[0], sums[1], clusters).as_dict()
+        if any(sums[1]):
+            intervals["ciou"] = bootstrap_of_ratios(sums[0], sums[1], clusters).as_dict()
         _add_modalities(scores, intervals, counts, asked, clusters)
         notices = notes.notices(answers)
         notices += count_notice("rows with several masks, of which this rule takes the first", several, notes.answers)

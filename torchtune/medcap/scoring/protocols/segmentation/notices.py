@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from medcap.data.regions.region import Region, RunLength
 from medcap.scoring.protocols.summary import count_notice
 from medcap.scoring.question import Answer
 
@@ -44,6 +45,7 @@ class MaskNotes:
             "unparsed": len(self.predictions),
             "without_mask": len(self.silent),
             "resized": len(self.resized),
+            "several_values": len(self._mixed),
             "clusters": len({answer.question.cluster for answer in self.answers}),
         }
 
@@ -69,7 +71,26 @@ class MaskNotes:
                 self.resized,
                 self.answers,
             ),
+            *count_notice(
+                "rows with a mask file of several values above 0, all of which are inside: name one by 'value' where"
+                " they are classes, and save a map of probabilities as 0 and 1",
+                self._mixed,
+                self.answers,
+            ),
         ]
+
+    @property
+    def _mixed(self) -> list[Answer]:
+        return [answer for answer in self.answers if any(map(_is_mixed, _masks(answer)))]
+
+
+def _masks(answer: Answer) -> Iterator[Region | None]:
+    yield from answer.question.masks or ()
+    yield from answer.outputs.masks or ()
+
+
+def _is_mixed(region: Region | None) -> bool:
+    return region is not None and isinstance(region.shape, RunLength) and region.shape.mixed
 
 
 def _named(rows: str, found: Sequence[tuple[Answer, str]], answers: Sequence[Answer]) -> list[str]:

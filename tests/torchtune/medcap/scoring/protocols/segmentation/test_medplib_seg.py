@@ -74,6 +74,13 @@ def test_failures_stay_in_the_denominators():
     ]
 
 
+@pytest.mark.filterwarnings("error")
+def test_rows_without_any_pixel():
+    result = score(mask_row("1", [None], []), mask_row("2", [HALF & False], [HALF & False]))
+    assert (result.scores["ciou"], result.scores["miou"], result.scores["giou"]) == (0.0, 0.0, 1.0)
+    assert "ciou" not in result.intervals
+
+
 def test_only_the_first_mask_counts():
     result = score(mask_row("1", [HALF, FAR], [HALF]), mask_row("2", [LEFT], [FAR, LEFT]))
     assert [row["iou"] for row in result.rows] == [1.0, 0.0]
