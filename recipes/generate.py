@@ -179,7 +179,8 @@ class GenerateRecipe:
         assert cfg.dataset_source is not None, "asked for at the start"
         benchmark = task.load(cfg.dataset_source, replace(options, work_folder=self._folder(task) / "images"))
         if cfg.limit is not None and cfg.limit < len(benchmark.rows):
-            notice = f"only the first {cfg.limit:,} of {len(benchmark.rows):,} rows were asked (limit={cfg.limit})"
+            asked = "row was" if cfg.limit == 1 else f"{cfg.limit:,} rows were"
+            notice = f"only the first {asked} asked, of {len(benchmark.rows):,} (limit={cfg.limit})"
             rows = benchmark.rows[: cfg.limit]
             benchmark = replace(benchmark, rows=rows, notices=[*benchmark.notices, notice])
         if benchmark.rows:

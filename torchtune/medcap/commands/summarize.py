@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medcap.errors import UserError
+from medcap.plurals import counted
 
 if TYPE_CHECKING:
     from medcap.evaluation.run_files import TaskFolder
 
 HELP = "the scores of several runs side by side, judged conversations by type and domain"
 _LONGEST_NAME = 32
+_ROW_OF = {"metrics": "row", "verdicts": "judged row", "ratings": "rated row"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -132,11 +134,12 @@ def _notices(folders: Sequence[TaskFolder]) -> list[str]:
         if kind == "metrics" and len({metrics["dataset"]["sha256"] for _, metrics in own}) > 1:
             lines.append("the runs were asked other questions: their dataset files differ")
         if len({metrics["n"] for _, metrics in own}) > 1:
-            lines.append(f"rows of {kind}: " + ", ".join(f"{metrics['n']:,} in {run}" for run, metrics in own))
+            numbers = ", ".join(f"{metrics['n']:,} of {run}" for run, metrics in own)
+            lines.append(f"the runs have different numbers of {_ROW_OF[kind]}s: {numbers}")
         for run, metrics in own:
-            counts = {"answers missing": metrics.get("failures", 0), "unrated": metrics.get("unrated", 0)}
-            counts["unparsed"] = metrics.get("unparsed", 0)
+            counts = {"without an answer": metrics.get("failures", 0), "unrated": metrics.get("unrated", 0)}
+            counts["without a readable verdict"] = metrics.get("unparsed", 0)
             parts = [f"{count:,} {what}" for what, count in counts.items() if count]
             if parts:
-                lines.append(f"{run}, {kind}: {', '.join(parts)} of {metrics['n']:,}")
+                lines.append(f"{run}: of {counted(metrics['n'], _ROW_OF[kind])}, {', '.join(parts)}")
     return lines

@@ -36,7 +36,7 @@ def test_summarize_prints_a_column_for_each_run(runs, capsys):
     assert lines[0] == f"vqa {summarize._short(str(runs[0]))} {summarize._short(str(runs[1]))}"
     assert lines[1].startswith("exact accuracy 0.8750 [0.6250, 1.0000] 0.5000 [")
     assert lines[4].startswith("exact accuracy, modality MRI 0.7500 [") and lines[4].count("n=4") == 2
-    assert lines[5] == f"note: {runs[1]}, metrics: 1 answers missing of 8"
+    assert lines[5] == f"note: {runs[1]}: of 8 rows, 1 without an answer"
 
 
 def test_summarize_prints_json_and_names_a_task_that_no_run_has(runs, capsys):
@@ -54,7 +54,7 @@ def test_summarize_says_that_runs_were_asked_other_questions(runs, tmp_path, cap
     run(summarize, runs[0], write_run(tmp_path / "shorter", GOOD[:6]))
     lines = printed(capsys)
     assert "note: the runs were asked other questions: their dataset files differ" in lines
-    assert any(line.startswith("note: rows of metrics: 8 in") for line in lines)
+    assert any(line.startswith("note: the runs have different numbers of rows: 8 of /") for line in lines)
 
 
 def test_three_runs_are_compared_in_pairs_with_one_correction(runs, tmp_path, capsys):
