@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 HELP = "the scores of several runs side by side, judged conversations by type and domain"
 _LONGEST_NAME = 32
-_ROW_OF = {"metrics": "row", "verdicts": "judged row", "ratings": "rated row"}
+_ROW_OF = {"metrics": "row", "verdicts": "judged answer", "ratings": "answer"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

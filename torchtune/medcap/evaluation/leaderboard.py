@@ -9,6 +9,7 @@ from typing import Any
 
 from medcap.errors import UserError
 from medcap.evaluation.results_table import RUN_COLUMNS, read_results
+from medcap.plurals import counted
 from medcap.report.html_page import Page
 from medcap.report.leaderboard import Leaderboard, Place
 from medcap.report.protocol_table import CONTROL_NAMES
@@ -89,12 +90,16 @@ def _section(key: tuple[str, ...], runs: Sequence[Mapping[str, str]]) -> Leaderb
             Place(place, run["output_dir"], detail, cells, None if strip is None else min(max(strip, 0.0), 1.0))
         )
     return Leaderboard(
-        title=", ".join(filter(None, (task, rows and f"{rows} rows", protocol, judge and f"judge {judge}"))),
+        title=", ".join(filter(None, (task, _rows_words(rows), protocol, judge and f"judge {judge}"))),
         task=task,
         columns=[_words(column, protocol) for column in kept],
         lines=lines,
         note=f"Data: {Path(runs[0]['dataset']).name}." if runs[0].get("dataset") and not judge else "",
     )
+
+
+def _rows_words(rows: str) -> str:
+    return counted(int(rows), "row") if rows.isdecimal() else rows
 
 
 def _headline(protocol: str, columns: Sequence[str]) -> str | None:

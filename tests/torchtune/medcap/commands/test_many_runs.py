@@ -103,6 +103,12 @@ def test_the_leaderboard_ranks_what_is_comparable(runs, tmp_path, capsys):
     assert "in lists of their own" in html
 
 
+def test_a_list_of_one_row_says_so(tmp_path):
+    page = tmp_path / "page.html"
+    run(leaderboard, write_run(tmp_path / "one", GOOD[:1]) / "results.csv", "--out", page)
+    assert "vqa, 1 row, exact" in page.read_text()
+
+
 def test_runs_of_one_judge_are_ranked_together_and_equal_ones_share_a_place(tmp_path):
     table = tmp_path / "results.csv"
     for name, judge, value in (("a", "j", 0.5), ("b", "j", 0.7), ("c", "j", 0.7), ("d", "other", 1.2)):

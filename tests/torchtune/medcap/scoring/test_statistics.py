@@ -131,7 +131,7 @@ def test_a_statistic_of_weights_gives_the_interval_of_the_mean():
         ([1.0] * 1000, 0.9962, 1.0),
         ([0.0], 0.0, 0.7935),
         # Sentence BLEU without a common pair of words.
-        ([1.5e-154] * 6, 0.0, 0.3903),
+        ([2.0**-512] * 6, 0.0, 0.3903),
         ([2.2e-308], 0.0, 0.7935),
     ],
 )
