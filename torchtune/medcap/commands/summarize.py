@@ -49,8 +49,12 @@ def run(options: argparse.Namespace) -> None:
         UserError: if a run has no scores, or no task is left.
     """
     from medcap.evaluation.run_files import RATINGS, find_tasks, score_rows
+    from medcap.scoring.question import GROUPS
     from medcap.scoring.relative_scores import RELATIVE
 
+    unknown = [name for name in options.by or () if name not in GROUPS]
+    if unknown:
+        raise UserError(f"--by {', '.join(unknown)}: rows are grouped by {', '.join(GROUPS)}")
     folders = [folder for folder in find_tasks(options.runs) if not options.task or folder.task in options.task]
     if not folders:
         raise UserError(f"--task {', '.join(options.task)}: none of the runs has such a folder")

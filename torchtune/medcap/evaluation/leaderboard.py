@@ -37,7 +37,8 @@ def leaderboard(tables: Sequence[str | Path], title: str = "Leaderboard") -> Pag
     Raises:
         UserError: if a table cannot be read, or no run has a score.
     """
-    runs = [run for table in tables for run in read_results(table)]
+    # A run that several tables hold has one place.
+    runs = list({tuple(sorted(run.items())): run for table in tables for run in read_results(table)}.values())
     lists: dict[tuple[str, ...], list[dict[str, str]]] = {}
     for run in runs:
         # A judge's row names the answers, which differ by run, instead of the data; other judges are other scales.
@@ -54,7 +55,8 @@ def leaderboard(tables: Sequence[str | Path], title: str = "Leaderboard") -> Pag
     ]
     return Page(
         title,
-        f"{len(runs):,} results in {len(names)} lists. A run without an answer to a question has it wrong.",
+        f"{counted(len(runs), 'result')} in {counted(len(names), 'list')}. A run without an answer to a question has it"
+        " wrong.",
         [
             Notices(notices) if notices else None,
             *sections,

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +10,7 @@ from helpers.scored_runs import write_run
 from medcap.commands import agree, compare, leaderboard, summarize
 from medcap.errors import UserError
 from medcap.evaluation.results_table import append_result
+from medcap.evaluation.run_files import find_tasks
 
 GOOD = ["yes", "no", "yes", "no", "yes", "no", "yes", "yes"]
 POOR = ["yes", "yes", "no", "no", "", "no", "yes", "Maybe."]
@@ -48,6 +50,23 @@ def test_summarize_prints_json_and_names_a_task_that_no_run_has(runs, capsys):
     ]
     with pytest.raises(UserError, match="--task slake: none of the runs"):
         run(summarize, runs[0], "--task", "slake")
+    with pytest.raises(UserError, match="--by colour: rows are grouped by modality, question_type, answer_type, organ"):
+        run(summarize, runs[0], "--by", "colour")
+
+
+def test_a_run_that_is_named_twice_is_taken_once_and_a_folder_of_runs_is_refused(runs, tmp_path, capsys):
+    twice = find_tasks([runs[0], runs[0] / "vqa", Path(runs[0], "..", Path(runs[0]).name)])
+    assert [(folder.run, folder.task) for folder in twice] == [(str(runs[0]), "vqa")]
+    parent = tmp_path / "parent"
+    write_run(parent / "mine", GOOD)
+    (parent / "mine" / "metrics.json").write_text("{}")
+    with pytest.raises(UserError, match=r"parent is a folder of runs: name the runs in it, such as .*mine$"):
+        find_tasks([parent])
+    page = tmp_path / "page.html"
+    run(leaderboard, runs[0], runs[0] / "results.csv", "--out", page)
+    assert "1 result in 1 list." in page.read_text()
+    with pytest.raises(UserError, match="would replace the file"):
+        run(leaderboard, runs[0], "--out", runs[0] / "results.csv")
 
 
 def test_summarize_says_that_runs_were_asked_other_questions(runs, tmp_path, capsys):
