@@ -177,12 +177,8 @@ class GenerateRecipe:
         cfg = self.cfg
         options = self.options[task.name]
         assert cfg.dataset_source is not None, "asked for at the start"
-        benchmark = task.load(cfg.dataset_source, replace(options, work_folder=self._folder(task) / "images"))
-        if cfg.limit is not None and cfg.limit < len(benchmark.rows):
-            asked = "row was" if cfg.limit == 1 else f"{cfg.limit:,} rows were"
-            notice = f"only the first {asked} asked, of {len(benchmark.rows):,} (limit={cfg.limit})"
-            rows = benchmark.rows[: cfg.limit]
-            benchmark = replace(benchmark, rows=rows, notices=[*benchmark.notices, notice])
+        folder = self._folder(task) / "images"
+        benchmark = task.load(cfg.dataset_source, replace(options, work_folder=folder)).first(cfg.limit)
         if benchmark.rows:
             check_plans(self.plans[task.name], benchmark.rows)
         return benchmark
