@@ -177,11 +177,8 @@ class GenerateRecipe:
         cfg = self.cfg
         options = self.options[task.name]
         assert cfg.dataset_source is not None, "asked for at the start"
-        benchmark = task.load(cfg.dataset_source, replace(options, work_folder=self._folder(task) / "images"))
-        if cfg.limit is not None and cfg.limit < len(benchmark.rows):
-            notice = f"only the first {cfg.limit:,} of {len(benchmark.rows):,} rows were asked (limit={cfg.limit})"
-            rows = benchmark.rows[: cfg.limit]
-            benchmark = replace(benchmark, rows=rows, notices=[*benchmark.notices, notice])
+        folder = self._folder(task) / "images"
+        benchmark = task.load(cfg.dataset_source, replace(options, work_folder=folder)).first(cfg.limit)
         if benchmark.rows:
             check_plans(self.plans[task.name], benchmark.rows)
         return benchmark

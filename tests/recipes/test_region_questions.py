@@ -125,4 +125,4 @@ def test_what_cannot_be_learnt_is_refused_before_training(place, changed, overri
 def test_a_region_that_nothing_reads_makes_a_bad_row(place, capsys):
     with pytest.raises((UserError, SystemExit)):
         place.train("words=[<region>, </region>]", "trainable=[projector, words]", output="unread")
-    assert "name 1 region(s), but the model reads none: add region_encoder, or leave" in capsys.readouterr().err
+    assert "name 1 region, but the model reads none: add region_encoder, or leave" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import os
 import types
 import typing
@@ -299,12 +300,12 @@ def check(cfg: DictConfig, keys: type[C], flags: tuple[str, ...] = ()) -> C:
     except OmegaConfBaseException as error:
         raise UserError(f"the configuration refers to something that is not there: {error}") from error
     through = {key: given.pop(key) for key in [*given] if key not in keys.model_fields and str(key).startswith(flags)}
-    found = _validated(keys, given)
+    found = _validated(keys, given, flags=flags)
     found._flags = through
     return found
 
 
-def _validated(keys: type[C], given: dict[str, Any], prefix: str = "") -> C:
+def _validated(keys: type[C], given: dict[str, Any], prefix: str = "", flags: tuple[str, ...] = ()) -> C:
     try:
         return keys.model_validate(given, context={"prefix": prefix})
     except ValidationError as error:
@@ -312,10 +313,18 @@ def _validated(keys: type[C], given: dict[str, Any], prefix: str = "") -> C:
         # A key that is misspelt is missing under its own name too.
         if any(problem["type"] in _UNKNOWN for problem in errors):
             errors = [problem for problem in errors if problem["type"] != "missing"]
-        raise UserError("; ".join(_mistakes(keys, given, errors, prefix))) from None
+        raise UserError("; ".join(_mistakes(keys, given, errors, prefix, flags))) from None
 
 
-def _mistakes(keys: type[Configuration], given: Any, errors: list[ErrorDetails], prefix: str) -> list[str]:
+def _with_flags(name: str, flags: tuple[str, ...]) -> list[str]:
+    """Return what a misspelt key is with the prefix that its own resembles: test_vqarad for tst_vqarad."""
+    start, _, rest = name.partition("_")
+    return [f"{near}{rest}" for near in difflib.get_close_matches(f"{start}_", flags, n=1) if rest]
+
+
+def _mistakes(
+    keys: type[Configuration], given: Any, errors: list[ErrorDetails], prefix: str, flags: tuple[str, ...] = ()
+) -> list[str]:
     """Say in our words what pydantic found, unknown keys first, each key once."""
     by_name: dict[str, list[ErrorDetails]] = {}
     for error in sorted(errors, key=lambda error: error["type"] not in _UNKNOWN):
@@ -324,7 +333,7 @@ def _mistakes(keys: type[Configuration], given: Any, errors: list[ErrorDetails],
     for name, problems in by_name.items():
         key, value, field = prefix + name, given.get(name), keys.model_fields.get(name)
         if field is None:
-            found.append(unknown_key(name, keys.model_fields, prefix))
+            found.append(unknown_key(name, [*keys.model_fields, *_with_flags(name, flags)], prefix))
         elif (section := section_of(field)) is not None and len(problems[0]["loc"]) > 1:
             deeper: Any = [problem | {"loc": problem["loc"][1:]} for problem in problems]
             found += _mistakes(section, value or {}, deeper, f"{key}.")

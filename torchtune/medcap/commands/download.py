@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from medcap.commands.arguments import positive
 from medcap.datasets.download.elsewhere import ELSEWHERE
 from medcap.datasets.download.sources import SOURCES, Source
 from medcap.errors import UserError
+from medcap.plurals import counted
 
 HELP = "fetch a data set to where converters and tasks look for it"
 _ROUTES = ("figures", "tars")
@@ -69,9 +71,12 @@ def run(options: argparse.Namespace) -> None:
         raise UserError(ELSEWHERE[options.name].line(options.name))
     source = SOURCES.get(options.name)
     if source is None:
-        raise UserError(f"there is no data set {options.name} to download: medcap download --list shows them")
+        near = difflib.get_close_matches(options.name, [*SOURCES, *ELSEWHERE], n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise UserError(f"there is no data set {options.name} to download: {hint}medcap download --list shows them")
     _check(options, source)
     from medcap.datasets.download import run as downloads
+    from medcap.datasets.download.faults import mirror_hint
     from medcap.datasets.download.progress import size_text
 
     request = downloads.Request(
@@ -94,16 +99,16 @@ def run(options: argparse.Namespace) -> None:
         print(f"  {size_text(sum(file.size or 0 for file in files)):>10}  in all")
         return
     summary = downloads.download(request)
-    unpacked = f", {summary.unpacked:,} files unpacked" if summary.unpacked else ""
-    what = "images" if source.figures else "files"
-    print(
-        f"fetched {summary.fetched:,} {what} ({size_text(summary.received)}){unpacked}; {summary.present:,} were there"
-        f" already: {options.data_dir}"
-    )
+    unpacked = f", {counted(summary.unpacked, 'file')} unpacked" if summary.unpacked else ""
+    fetched = counted(summary.fetched, "image" if source.figures else "file")
+    there = counted(summary.present, "was", "were")
+    print(f"fetched {fetched} ({size_text(summary.received)}){unpacked}; {there} there already: {options.data_dir}")
     if summary.failures:
-        print(f"{len(summary.failures):,} failures: {summary.report}", file=sys.stderr)
+        print(f"{counted(len(summary.failures), 'failure')}: {summary.report}", file=sys.stderr)
         for line in downloads.shown_failures(summary):
             print(line, file=sys.stderr)
+        if hint := mirror_hint((reason for _, reason in summary.failures), options.mirror):
+            print(hint, file=sys.stderr)
         raise SystemExit(1)
     print(f"next: {', '.join(f'medcap prepare {then}' for then in source.then)}")
 

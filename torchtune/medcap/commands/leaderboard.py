@@ -14,7 +14,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: parser of ``medcap leaderboard``.
     """
-    parser.add_argument("tables", type=Path, metavar="RESULTS.csv", nargs="+", help="tables that runs wrote")
+    parser.add_argument(
+        "tables", type=Path, metavar="RESULTS.csv", nargs="+", help="tables that runs wrote, or their folders"
+    )
     parser.add_argument("--out", type=Path, default=Path("leaderboard.html"), help="the page (leaderboard.html)")
     parser.add_argument("--title", default="Leaderboard", help="its title (Leaderboard)")
 
@@ -32,7 +34,8 @@ def run(options: argparse.Namespace) -> None:
     from medcap.evaluation.leaderboard import leaderboard
     from medcap.files import keep_inputs
 
-    keep_inputs("--out", options.out, *options.tables)
+    # A folder stands for the table in it.
+    keep_inputs("--out", options.out, *options.tables, *(table / "results.csv" for table in options.tables))
     page = leaderboard(options.tables, options.title)
     try:
         page.write(options.out)

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medcap.errors import UserError
+from medcap.plurals import counted
 
 if TYPE_CHECKING:
     from medcap.evaluation.run_files import TaskFolder
 
 HELP = "the scores of several runs side by side, judged conversations by type and domain"
 _LONGEST_NAME = 32
+_ROW_OF = {"metrics": "row", "verdicts": "judged answer", "ratings": "answer"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,8 +49,12 @@ def run(options: argparse.Namespace) -> None:
         UserError: if a run has no scores, or no task is left.
     """
     from medcap.evaluation.run_files import RATINGS, find_tasks, score_rows
+    from medcap.scoring.question import GROUPS
     from medcap.scoring.relative_scores import RELATIVE
 
+    unknown = [name for name in options.by or () if name not in GROUPS]
+    if unknown:
+        raise UserError(f"--by {', '.join(unknown)}: rows are grouped by {', '.join(GROUPS)}")
     folders = [folder for folder in find_tasks(options.runs) if not options.task or folder.task in options.task]
     if not folders:
         raise UserError(f"--task {', '.join(options.task)}: none of the runs has such a folder")
@@ -132,11 +138,12 @@ def _notices(folders: Sequence[TaskFolder]) -> list[str]:
         if kind == "metrics" and len({metrics["dataset"]["sha256"] for _, metrics in own}) > 1:
             lines.append("the runs were asked other questions: their dataset files differ")
         if len({metrics["n"] for _, metrics in own}) > 1:
-            lines.append(f"rows of {kind}: " + ", ".join(f"{metrics['n']:,} in {run}" for run, metrics in own))
+            numbers = ", ".join(f"{metrics['n']:,} of {run}" for run, metrics in own)
+            lines.append(f"the runs have different numbers of {_ROW_OF[kind]}s: {numbers}")
         for run, metrics in own:
-            counts = {"answers missing": metrics.get("failures", 0), "unrated": metrics.get("unrated", 0)}
-            counts["unparsed"] = metrics.get("unparsed", 0)
+            counts = {"without an answer": metrics.get("failures", 0), "unrated": metrics.get("unrated", 0)}
+            counts["without a readable verdict"] = metrics.get("unparsed", 0)
             parts = [f"{count:,} {what}" for what, count in counts.items() if count]
             if parts:
-                lines.append(f"{run}, {kind}: {', '.join(parts)} of {metrics['n']:,}")
+                lines.append(f"{run}: of {counted(metrics['n'], _ROW_OF[kind])}, {', '.join(parts)}")
     return lines

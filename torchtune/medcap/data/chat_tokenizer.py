@@ -38,6 +38,7 @@ from medcap.data.row_layouts import PLACEHOLDER
 from medcap.data.row_regions import REGION_WORDS, regions_of
 from medcap.errors import UserError, WordsError
 from medcap.modules.label_loss import IGNORE_INDEX
+from medcap.plurals import counted
 
 _MOST_ANSWERS = 10_000
 _LONGEST_KEPT = 200  # characters
@@ -302,8 +303,8 @@ class ChatTokenizer:
         regions = regions_of(messages)
         if regions and self.region_token_id is None:
             raise UserError(
-                f"its questions name {len(regions)} region(s), but the model reads none: add region_encoder, or leave"
-                " the row out"
+                f"its questions name {counted(len(regions), 'region')}, but the model reads none: add region_encoder,"
+                " or leave the row out"
             )
         return regions
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from medcap.data.boxes.box import AbsentBox, Box
 from medcap.data.images.row_entry import MASK_KEYS, VIEW_KEYS, image_entries
 from medcap.errors import UserError
+from medcap.plurals import counted
 
 if TYPE_CHECKING:
     from torchtune.data import Message, Role
@@ -366,7 +367,8 @@ def _fill_images(messages: list[Message], images: list[ImageRef]) -> list[Messag
             )
     # [Contract] one placeholder for each image: a mismatch would show a question the wrong picture.
     if len(empty) != len(images):
-        raise UserError(f"{len(empty)} image placeholder(s) but {len(images)} image(s){_hint(messages, empty, images)}")
+        numbers = f"{counted(len(empty), 'image placeholder')} but {counted(len(images), 'image')}"
+        raise UserError(f"{numbers}{_hint(messages, empty, images)}")
     for part, image in zip(empty, images, strict=True):
         part["content"] = image
     for before, message in zip([None, *messages[:-1]], messages, strict=True):

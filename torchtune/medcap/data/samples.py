@@ -19,6 +19,7 @@ from medcap.data.regions.region import Region
 from medcap.data.row_layouts import Record
 from medcap.errors import UserError
 from medcap.modules.label_loss import IGNORE_INDEX
+from medcap.plurals import counted
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class _Kind:
 
 _BOXES = _Kind(
     "box",
-    "box(es)",
+    "boxes",
     "box_decoder",
     lambda added: added.box_word,
     lambda record: record.boxes,
@@ -55,7 +56,7 @@ _BOXES = _Kind(
 )
 _MASKS = _Kind(
     "mask",
-    "mask(s)",
+    "masks",
     "mask_decoder",
     lambda added: added.mask_word,
     lambda record: record.masks,
@@ -154,11 +155,12 @@ def _checked(record: Record, tokenizer: ChatTokenizer, kind: _Kind) -> tuple[Any
             gives none.
     """
     given, word = kind.of_record(record), kind.word(tokenizer.added) if tokenizer.added else ""
+    number = counted(len(given), kind.name, kind.several)
     if not word:
         if given:
             raise UserError(
-                f"its answers name {len(given)} {kind.several} by a word, but the model gives none: add"
-                f" {kind.component}, or {kind.instead}"
+                f"its answers name {number} by a word, but the model gives none: add {kind.component}, or"
+                f" {kind.instead}"
             )
         return ()
     asked, answered = (
@@ -169,9 +171,7 @@ def _checked(record: Record, tokenizer: ChatTokenizer, kind: _Kind) -> tuple[Any
         raise UserError(f"{word} stands in a question: it is a word of answers; {kind.in_question}")
     # [Contract] the n-th box belongs to the n-th word: a missing one would teach every later word another's box.
     if answered != len(given):
-        raise UserError(
-            f"its answers have {answered} {word} but {len(given)} {kind.several}: give each word its {kind.name}"
-        )
+        raise UserError(f"its answers have {answered} {word} but {number}: give each word its {kind.name}")
     return given
 
 

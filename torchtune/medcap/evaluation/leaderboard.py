@@ -9,6 +9,7 @@ from typing import Any
 
 from medcap.errors import UserError
 from medcap.evaluation.results_table import RUN_COLUMNS, read_results
+from medcap.plurals import counted
 from medcap.report.leaderboard import Leaderboard, Place
 from medcap.report.page_frame import Page
 from medcap.report.protocol_table import CONTROL_NAMES
@@ -36,7 +37,8 @@ def leaderboard(tables: Sequence[str | Path], title: str = "Leaderboard") -> Pag
     Raises:
         UserError: if a table cannot be read, or no run has a score.
     """
-    runs = [run for table in tables for run in read_results(table)]
+    # A run that several tables hold has one place.
+    runs = list({tuple(sorted(run.items())): run for table in tables for run in read_results(table)}.values())
     lists: dict[tuple[str, ...], list[dict[str, str]]] = {}
     for run in runs:
         # A judge's row names the answers, which differ by run, instead of the data; other judges are other scales.
@@ -53,7 +55,8 @@ def leaderboard(tables: Sequence[str | Path], title: str = "Leaderboard") -> Pag
     ]
     return Page(
         title,
-        f"{len(runs):,} results in {len(names)} lists. A run without an answer to a question has it wrong.",
+        f"{counted(len(runs), 'result')} in {counted(len(names), 'list')}. A run without an answer to a question has it"
+        " wrong.",
         [
             Notices(notices) if notices else None,
             *sections,
@@ -89,12 +92,16 @@ def _section(key: tuple[str, ...], runs: Sequence[Mapping[str, str]]) -> Leaderb
             Place(place, run["output_dir"], detail, cells, None if strip is None else min(max(strip, 0.0), 1.0))
         )
     return Leaderboard(
-        title=", ".join(filter(None, (task, rows and f"{rows} rows", protocol, judge and f"judge {judge}"))),
+        title=", ".join(filter(None, (task, _rows_words(rows), protocol, judge and f"judge {judge}"))),
         task=task,
         columns=[_words(column, protocol) for column in kept],
         lines=lines,
         note=f"Data: {Path(runs[0]['dataset']).name}." if runs[0].get("dataset") and not judge else "",
     )
+
+
+def _rows_words(rows: str) -> str:
+    return counted(int(rows), "row") if rows.isdecimal() else rows
 
 
 def _headline(protocol: str, columns: Sequence[str]) -> str | None:

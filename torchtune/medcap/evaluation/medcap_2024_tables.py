@@ -81,8 +81,9 @@ def omnimedvqa_tables(questions: Sequence[Question], scored: Sequence[Scored], o
         return
     table = []
     for line, question, entry, scores in zip(raw, questions, part.entries, part.scores.rows, strict=True):
-        judged = {"predict_generated": entry["prediction"], "predict": _letter(question, part, scores["choice"])}
-        table.append(line | judged | {"correct": int(bool(scores["correct"]))})
+        judged = {"predict_generated": entry["prediction"], "predict": _letter(question, part, scores.get("choice"))}
+        decided = scores["correct"]
+        table.append(line | judged | {"correct": "" if decided is None else int(decided)})
     _write(options, f"{stem}-{round(part.scores.scores['accuracy'], 4)}.csv", table)
 
 

@@ -67,7 +67,7 @@ def read_results(path: str | Path) -> list[dict[str, str]]:
     """Read the runs of a table.
 
     Args:
-        path: a ``results.csv``.
+        path: a ``results.csv``, or the folder that holds one.
 
     Returns:
         A dictionary for each run, without the columns that it leaves empty.
@@ -76,6 +76,8 @@ def read_results(path: str | Path) -> list[dict[str, str]]:
         UserError: if the file is missing, is not such a table, or holds no run.
     """
     path = Path(path)
+    if (path / "results.csv").is_file():
+        path = path / "results.csv"
     if not path.is_file():
         raise UserError(f"{path} does not exist: give a results.csv, as runs of medcap/recipes/generate write it")
     _, rows = _read(path)

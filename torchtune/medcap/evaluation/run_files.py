@@ -38,15 +38,17 @@ def find_tasks(runs: Sequence[str | Path]) -> list[TaskFolder]:
     """Find the folders of runs.
 
     Args:
-        runs: output folders with one or several tasks, or folders of tasks.
+        runs: output folders with one or several tasks, or folders of tasks. A folder that is named twice, by itself
+            or by its run, is taken once.
 
     Returns:
         Those with scores, in the order of the runs.
 
     Raises:
-        UserError: if a run does not exist or has no scores, or a file of scores is damaged.
+        UserError: if a run does not exist or has no scores, is a folder of runs, or a file of scores is damaged.
     """
-    found = []
+    found: list[TaskFolder] = []
+    seen: set[Path] = set()
     for run in runs:
         path = Path(run)
         if not path.is_dir():
@@ -56,7 +58,13 @@ def find_tasks(runs: Sequence[str | Path]) -> list[TaskFolder]:
         folders = own or below
         if not folders:
             raise UserError(f"{run} has no scores: neither it nor a folder in it holds {', '.join(_FILES.values())}")
+        inner = next((folder for folder in below if _runs_in(folder)), None)
+        if not own and inner is not None:
+            raise UserError(f"{run} is a folder of runs: name the runs in it, such as {inner}")
         for folder in folders:
+            if folder.resolve() in seen:
+                continue
+            seen.add(folder.resolve())
             contents = {kind: folder / name for kind, name in _FILES.items() if (folder / name).is_file()}
             metrics = {kind: _read(file) for kind, file in contents.items()}
             found.append(TaskFolder(str(run), folder.resolve().name, folder, metrics))
@@ -118,10 +126,14 @@ def _scores(base: Row, block: Mapping[str, Any], headline: str) -> Iterator[Row]
             **base,
             "score": score,
             "headline": score == headline,
-            "n": block["n"],
+            "n": block["n"] - block.get("unrated", 0),
             "value": value,
             **_ends(block, score),
         }
+
+
+def _runs_in(folder: Path) -> bool:
+    return any(next(folder.glob(f"*/{name}"), None) is not None for name in _FILES.values())
 
 
 def _is_of_task(file: Path, has_tasks: bool) -> bool:

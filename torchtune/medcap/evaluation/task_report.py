@@ -212,8 +212,10 @@ def _all_scores(metrics: Mapping[str, Any]) -> Table | None:
             interval = _read(block, score).interval
             between = f"{interval[0]:.3f}\u2060–\u2060{interval[1]:.3f}" if interval else "–"
             parts = [block["controls"].get(control) for control in controls]
-            others = [part and _read(part, score).value for part in parts]
-            lines.append([name, score.replace(".", " ").replace("_", " "), value, between, *others])
+            numbers = [value, *(part and _read(part, score).value for part in parts)]
+            # Sentence BLEU without a common pair of words is 1e-154 or less.
+            own, *others = (0.0 if isinstance(it, float) and abs(it) < 5e-10 else it for it in numbers)
+            lines.append([name, score.replace(".", " ").replace("_", " "), own, between, *others])
     names = [CONTROL_NAMES.get(str(control), str(control)) for control in controls]
     return (
         Table("All scores", ["protocol", "score", "value", "95 % interval", *names], lines, wide=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 from medcap.data.row_layouts import PLACEHOLDER
 from medcap.errors import UserError
+from medcap.plurals import counted
 
 _FOUND = re.compile(f"<image>|{PLACEHOLDER}+")
 _RUN = re.compile(f"{PLACEHOLDER}+")
@@ -146,7 +147,8 @@ def _checked(text: str, num_images: int) -> Placed:
     placed = find_placeholders(text)
     if placed.count > num_images:
         raise UserError(
-            f"{placed.count} image placeholder(s) (<image> or {PLACEHOLDER}) but {num_images} new image(s): show an"
-            " image for each, or leave the placeholder out; images of earlier turns are still seen"
+            f"{counted(placed.count, 'image placeholder')} (<image> or {PLACEHOLDER}) but"
+            f" {counted(num_images, 'new image')}: show an image for each, or leave the placeholder out; images of"
+            " earlier turns are still seen"
         )
     return placed

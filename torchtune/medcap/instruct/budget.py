@@ -138,11 +138,18 @@ class Budget:
         prompts, tokens = self.prompt_tokens + prompt_tokens, self.tokens + replies * self._max_new_tokens
         limit = self.limits
         if limit.tokens is not None and prompts + tokens > limit.tokens:
-            return f"the budget of {limit.tokens:,} tokens is used up: raise --max-tokens-total to go on"
+            return _full(f"{limit.tokens:,} tokens", f"{self.prompt_tokens + self.tokens:,} are", "--max-tokens-total")
         cost = limit.price(prompts, tokens)
         if limit.cost is not None and cost is not None and cost > limit.cost:
-            return f"the budget of {limit.cost:g} is used up: raise --max-cost to go on"
+            return _full(f"{limit.cost:g}", f"{self.cost:g} is", "--max-cost")
         return ""
+
+
+def _full(budget: str, used: str, option: str) -> str:
+    return (
+        f"the budget of {budget}, of which {used} used, has no room for another prompt and its longest reply: raise"
+        f" {option} to go on"
+    )
 
 
 def _text(prompt: Prompt) -> str:

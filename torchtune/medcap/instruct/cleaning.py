@@ -73,7 +73,7 @@ def clean_pairs(pairs: Sequence[Pair], phrases: Phrases) -> tuple[list[Pair], li
     asked: set[str] = set()
     for question, original in pairs:
         answer = original
-        removed = CANNOT_SEE if phrases.cannot_see.search(answer) else ""
+        removed = CANNOT_SEE if not answer.strip() or phrases.cannot_see.search(answer) else ""
         if not removed:
             for rule, pattern in ((PREFIX, phrases.prefix), (INNER, phrases.inner)):
                 changed = _without(answer, pattern)

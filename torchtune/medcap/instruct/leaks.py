@@ -73,6 +73,9 @@ def find_leaked_images(images: Sequence[str], source: Path, tests: HeldOutSets) 
     Raises:
         UserError: if a test set cannot be read, none of its images can, or none of the rows'.
     """
+    for test in tests.sources:
+        if not test.exists():
+            raise UserError(f"--test {test} does not exist: give a data file or a folder of images")
     found = FoundLeaks()
     reader = ImageReader([source.parent, Path.cwd(), *tests.image_roots], keys=LimitKeys("--image-root", None))
     paths: dict[str, list[str]] = {}

@@ -13,6 +13,12 @@ from medcap.errors import UserError
 
 PHRASES = Path(__file__).with_name("phrases.json")
 SOURCE = "{source}"
+# Between a subject and one of these no comma stays: "the mass, as described in the text, is large".
+_VERBS = (
+    r"(?:is|are|was|were|has|have|had|do|does|did|can|could|may|might|must|should|will|would|shows?|showed|seems?|"
+    r"appears?|appeared|measures?|measured|represents?|represented|demonstrates?|demonstrated|reveals?|revealed|"
+    r"suggests?|suggested|indicates?|indicated|contains?|contained|extends?|extended|involves?|involved)"
+)
 _LISTS = ("sources", "cannot_see", "prefixes", "inner", "answer_words", "question_words")
 
 
@@ -59,11 +65,14 @@ def read_phrases(path: Path = PHRASES) -> Phrases:
     def phrases(name: str) -> str:
         return _any(lists[name], sources)
 
-    flags = re.IGNORECASE
+    flags, inner = re.IGNORECASE, phrases("inner")
     return Phrases(
         cannot_see=re.compile(rf"(?<!\w)(?:{phrases('cannot_see')})(?!\w)", flags),
         prefix=re.compile(rf"(?:\A\W*|(?<=[.!?])\s+)(?:{phrases('prefixes')})\s+(?P<next>\w?)", flags),
-        inner=re.compile(rf"\s*\(\s*(?:{phrases('inner')})\s*\)|\s*,?\s*(?<!\w)(?:{phrases('inner')})(?!\w)", flags),
+        inner=re.compile(
+            rf"\s*\(\s*(?:{inner})\s*\)|\s*,\s*(?:{inner})\s*,(?=\s+{_VERBS}\b)|\s*,?\s*(?<!\w)(?:{inner})(?!\w)",
+            flags,
+        ),
         answer_word=re.compile(_any(lists["answer_words"], ""), flags),
         question_word=re.compile(_any(lists["question_words"], ""), flags),
     )

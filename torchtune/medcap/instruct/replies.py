@@ -18,8 +18,19 @@ _ANSWERING = ("assistant", "gpt", "ai", "bot", "answer", "a")
 _ROLE = re.compile(
     # "User:", "**User:**", "### Assistant 2:", "1. Q:", "- Human :"
     rf"^(?:[#>*_\- \t]|\d{{1,2}}[.)])*(?P<role>{'|'.join(_ASKING + _ANSWERING)})"
-    r"[ \t]*\d{0,2}[ \t]*[*_]*[ \t]*:[*_]*",
+    r"[ \t]*\d{0,2}[ \t]*[*_]*[ \t]*[:：][*_]*",
     re.IGNORECASE | re.MULTILINE,
+)
+# "### User" or "**Assistant 2**", alone on a line.
+_HEADING = re.compile(
+    r"^[ \t]*(?:#{1,6}[ \t]*[*_]*|[*_]{2,3})(?P<role>user|human|question|assistant|gpt|ai|answer)"
+    r"[ \t]*\d{0,2}[*_]*[ \t]*$",
+    re.IGNORECASE | re.MULTILINE,
+)
+# What a model adds for whom it works for, in a paragraph of its own at the end.
+_CLOSING = re.compile(
+    r"\n[ \t]*\n[ \t]*(?:I hope (?:this|that|it)|(?:please )?(?:let me know|feel free to)|would you like me)\b[^\n]*\Z",
+    re.IGNORECASE,
 )
 # LLaVA-Med's own rule: the marks count wherever they stand.
 _INLINE_ROLE = re.compile(r"\b(?P<role>User|Assistant):")
@@ -119,7 +130,8 @@ def read_paragraph(reply: str, finish: str = "stop") -> str:
 
 
 def _text_turns(text: str) -> Iterator[tuple[bool, str]]:
-    text = _RULE.sub("", text)
+    text = _CLOSING.sub("", _RULE.sub("", text).rstrip())
+    text = _HEADING.sub(r"\g<role>:", text)
     marks = list(_ROLE.finditer(text))
     if len({_asks(mark["role"]) for mark in marks}) < 2:
         marks = list(_INLINE_ROLE.finditer(text))

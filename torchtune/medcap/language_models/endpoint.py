@@ -32,6 +32,7 @@ _LONGEST_PAUSE = 120  # seconds: the openai client does not wait longer for a se
 _BAD_REQUEST = (400, 422)
 _REFUSED = (401, 403, 404)
 _SHORTEST_SECRET = 8
+_MOST_TOKENS = 10**9
 _NO_KEY = "none"  # a server that wants no key gets this word
 
 
@@ -174,17 +175,15 @@ class Endpoint(LanguageModel):
         fields = self._fields.current
         try:
             # As extra_body, for a field that the client does not know is the server's matter.
-            messages: Any = [{"role": turn.role, "content": turn.content} for turn in turns_of(prompt)]
+            messages: Any = [{"role": turn.role, "content": _sendable(turn.content)} for turn in turns_of(prompt)]
             completion = self._client.chat.completions.create(model=self.model, messages=messages, extra_body=fields)
             choice = completion.choices[0]
             text = _text(choice.message.content)
-            used = completion.usage
-            tokens, prompt_tokens = (used.completion_tokens, used.prompt_tokens) if used else (0, 0)
             return Reply(
                 self._redacted(text).strip(),
                 choice.finish_reason or "stop",
-                tokens or 0,
-                num_prompt_tokens=prompt_tokens or 0,
+                _counted_tokens(completion.usage, "completion_tokens"),
+                num_prompt_tokens=_counted_tokens(completion.usage, "prompt_tokens"),
             )
         except openai.APITimeoutError as error:
             raise _Failure(f"no answer within timeout={self.timeout:g} s{_tries(error)}") from None
@@ -204,7 +203,7 @@ class Endpoint(LanguageModel):
             if pause is not None and pause > _LONGEST_PAUSE:
                 line += f"; the server asks to wait {pause:.0f} s, more than the {_LONGEST_PAUSE} s that are waited"
             raise _Failure(line, of_endpoint=passes or error.status_code in _REFUSED) from None
-        except (openai.OpenAIError, ValueError, AttributeError, TypeError, IndexError):
+        except (openai.OpenAIError, ValueError, AttributeError, TypeError, LookupError, RecursionError):
             raise _Failure("what came back is not a chat completion") from None
 
     @cached_property
@@ -239,6 +238,17 @@ class Endpoint(LanguageModel):
 
     def _redacted(self, text: str) -> str:
         return text.replace(self._key, "[key]") if len(self._key) >= _SHORTEST_SECRET else text
+
+
+def _sendable(text: str) -> str:
+    """Return a text with a question mark for each half of a character, which JSON knows and UTF-8 does not."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _counted_tokens(usage: Any, field: str) -> int:
+    """Return a number of tokens; 0 where the server counts none, or says something else than a number of tokens."""
+    number = getattr(usage, field, None)
+    return number if type(number) is int and 0 < number <= _MOST_TOKENS else 0
 
 
 def _text(content: Any) -> str:

@@ -82,6 +82,8 @@ def read_answers(path: str | Path) -> list[Answer]:
             )
         except UserError as error:
             raise UserError(f"{path}, row {index}: {error}") from None
+    if not rows:
+        raise UserError(f"{path} holds no rows")
     if not any(key in value for _, value in rows.values() for key in (*_PREDICTION_KEYS, "boxes", *MASK_KEYS)):
         raise UserError(f"{path}: no row has a 'prediction' (or 'text'): is this a file of answers?")
     answers = []

@@ -53,7 +53,8 @@ def relative_scores(rows: Sequence[RatedAnswer]) -> dict[str, Any]:
     known of the answer; ``unrated`` says how many there are.
 
     Args:
-        rows: rows of one group; the scores of several orders are averaged.
+        rows: rows of one group. Of several orders the scores of a row are averaged, and for ``mean_of_ratios`` its
+            ratios.
 
     Returns:
         ``n``, ``rated``, ``failures`` (missing answers), ``unrated``, ``scores`` and ``intervals``: reference_score,

@@ -16,6 +16,7 @@ SHARE, DIFFERENCE, NUMBER = "share", "difference", "number"
 _BLOCK = 1 << 18  # drawn values held at once: they fit the cache of a processor core
 _FEW = 64
 _ROWS_A_KIND = 32
+_NO_WIDTH = 1e-12
 
 
 @dataclass(frozen=True)
@@ -66,13 +67,19 @@ def with_width(interval: Interval, rows: float, kind: str = SHARE) -> Interval:
         >>> with_width(Interval(1.0, 1.0, 1.0, 0.95, 10_000), rows=1)
         Interval(value=1.0, low=0.2065..., high=1.0, level=0.95, draws=0)
     """
-    if interval.low != interval.high or kind == NUMBER or abs(interval.value) not in (0.0, 1.0):
+    low, high = interval.ends or (interval.value, interval.value)
+    # Sentence BLEU without a common pair of words is 1e-154 or less, not 0.
+    if kind == NUMBER or high - low > _NO_WIDTH or not _at_an_end(interval.value):
         return interval
     square = NormalDist().inv_cdf(0.5 + interval.level / 2) ** 2
     width = square / (rows + square)
     least, most = (-1.0, 1.0) if kind == DIFFERENCE else (0.0, 1.0)
     low, high = max(least, interval.value - width), min(most, interval.value + width)
     return replace(interval, low=low, high=high, draws=0)
+
+
+def _at_an_end(value: float) -> bool:
+    return min(abs(value), abs(1.0 - abs(value))) <= _NO_WIDTH
 
 
 def bootstrap_interval(

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +10,7 @@ from helpers.scored_runs import write_run
 from medcap.commands import agree, compare, leaderboard, summarize
 from medcap.errors import UserError
 from medcap.evaluation.results_table import append_result
+from medcap.evaluation.run_files import find_tasks
 
 GOOD = ["yes", "no", "yes", "no", "yes", "no", "yes", "yes"]
 POOR = ["yes", "yes", "no", "no", "", "no", "yes", "Maybe."]
@@ -36,7 +38,7 @@ def test_summarize_prints_a_column_for_each_run(runs, capsys):
     assert lines[0] == f"vqa {summarize._short(str(runs[0]))} {summarize._short(str(runs[1]))}"
     assert lines[1].startswith("exact accuracy 0.8750 [0.6250, 1.0000] 0.5000 [")
     assert lines[4].startswith("exact accuracy, modality MRI 0.7500 [") and lines[4].count("n=4") == 2
-    assert lines[5] == f"note: {runs[1]}, metrics: 1 answers missing of 8"
+    assert lines[5] == f"note: {runs[1]}: of 8 rows, 1 without an answer"
 
 
 def test_summarize_prints_json_and_names_a_task_that_no_run_has(runs, capsys):
@@ -48,13 +50,30 @@ def test_summarize_prints_json_and_names_a_task_that_no_run_has(runs, capsys):
     ]
     with pytest.raises(UserError, match="--task slake: none of the runs"):
         run(summarize, runs[0], "--task", "slake")
+    with pytest.raises(UserError, match="--by colour: rows are grouped by modality, question_type, answer_type, organ"):
+        run(summarize, runs[0], "--by", "colour")
+
+
+def test_a_run_that_is_named_twice_is_taken_once_and_a_folder_of_runs_is_refused(runs, tmp_path, capsys):
+    twice = find_tasks([runs[0], runs[0] / "vqa", Path(runs[0], "..", Path(runs[0]).name)])
+    assert [(folder.run, folder.task) for folder in twice] == [(str(runs[0]), "vqa")]
+    parent = tmp_path / "parent"
+    write_run(parent / "mine", GOOD)
+    (parent / "mine" / "metrics.json").write_text("{}")
+    with pytest.raises(UserError, match=r"parent is a folder of runs: name the runs in it, such as .*mine$"):
+        find_tasks([parent])
+    page = tmp_path / "page.html"
+    run(leaderboard, runs[0], runs[0] / "results.csv", "--out", page)
+    assert "1 result in 1 list." in page.read_text()
+    with pytest.raises(UserError, match="would replace the file"):
+        run(leaderboard, runs[0], "--out", runs[0] / "results.csv")
 
 
 def test_summarize_says_that_runs_were_asked_other_questions(runs, tmp_path, capsys):
     run(summarize, runs[0], write_run(tmp_path / "shorter", GOOD[:6]))
     lines = printed(capsys)
     assert "note: the runs were asked other questions: their dataset files differ" in lines
-    assert any(line.startswith("note: rows of metrics: 8 in") for line in lines)
+    assert any(line.startswith("note: the runs have different numbers of rows: 8 of /") for line in lines)
 
 
 def test_three_runs_are_compared_in_pairs_with_one_correction(runs, tmp_path, capsys):
@@ -101,6 +120,12 @@ def test_the_leaderboard_ranks_what_is_comparable(runs, tmp_path, capsys):
     assert first < second
     assert "87.5 %" in html and "accuracy, no image" in html and "1 missing" in html
     assert "in lists of their own" in html
+
+
+def test_a_list_of_one_row_says_so(tmp_path):
+    page = tmp_path / "page.html"
+    run(leaderboard, write_run(tmp_path / "one", GOOD[:1]) / "results.csv", "--out", page)
+    assert "vqa, 1 row, exact" in page.read_text()
 
 
 def test_runs_of_one_judge_are_ranked_together_and_equal_ones_share_a_place(tmp_path):

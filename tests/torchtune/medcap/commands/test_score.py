@@ -46,9 +46,10 @@ def test_one_json_object_with_every_protocol(answers, capsys):
     assert (llava["open"]["n"], llava["open"]["recall"], llava["open"]["precision"]) == (1, 0.5, 1.0)
     assert llava["closed"] == {"n": 3, "accuracy": pytest.approx(2 / 3)}
     assert llava["overall"] == pytest.approx((0.5 + 1 + 0 + 1) / 4)
-    assert set(llava["intervals"]["open"]) == {"exact_match", "precision"}  # 1 and 0: Wilson's
+    # 1 and 0, and a BLEU of less than 1e-100: Wilson's.
+    assert set(llava["intervals"]["open"]) == {"exact_match", "precision", "bleu", "bleu_2", "bleu_3"}
     assert llava["intervals"]["closed"]["accuracy"] == {"low": 0.0, "high": 1.0, "level": 0.95, "draws": 10_000}
-    assert llava["notices"] == ["no interval, because they have one row: open.recall, open.f1, open.bleu and 3 more"]
+    assert llava["notices"] == ["no interval, because they have one row: open.recall, open.f1, open.bleu_1"]
     assert result["exact"]["accuracy"] == 0.25
     omni = result["omnimedvqa_qa"]
     assert (omni["n"], omni["accuracy"]) == (4, 0.5)

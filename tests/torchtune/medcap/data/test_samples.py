@@ -78,7 +78,7 @@ def test_a_box_lies_on_the_last_image_before_its_word():
 @pytest.mark.parametrize(
     ("boxes", "added", "turns", "message"),
     [
-        ((Box(FIRST),), ADDED, ANSWER, r"its answers have 2 <BOX> but 1 box\(es\): give each word its box"),
+        ((Box(FIRST),), ADDED, ANSWER, "its answers have 2 <BOX> but 1 box: give each word its box"),
         ((Box(FIRST),), ADDED, [("user", "Where?"), ("assistant", "there")], r"have 0 <BOX> but 1 box"),
         ((), ADDED, [("user", "What is in <BOX>?"), ("assistant", "a cyst")], "<BOX> stands in a question"),
         ((Box(FIRST),), None, ANSWER, "but the model gives none: add box_decoder, or write them out"),

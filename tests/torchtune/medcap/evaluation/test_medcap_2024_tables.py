@@ -199,3 +199,11 @@ def test_the_tasks_of_medcap_have_its_tables_and_no_other():
         "omnimedvqa": omnimedvqa_tables,
         "vqarad": vqarad_table,
     }
+
+
+def test_a_row_that_the_rule_does_not_decide_has_an_empty_cell(tmp_path):
+    (part,) = asked(tmp_path, ROWS[:2], ["medcap_letter"], "omit", RecordedEngine(reply))
+    part.scores.rows[1] = {"question_id": "xr-1", "correct": None, "value": None}
+    omnimedvqa_tables(ROWS[:2], [part], options_of(tmp_path))
+    (judged,) = tmp_path.glob("*-raw-meta_model_4-*.csv")
+    assert [line["correct"] for line in read(judged)[1]] == ["1", ""]

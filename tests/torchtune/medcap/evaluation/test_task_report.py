@@ -104,3 +104,11 @@ def test_a_score_that_rises_under_a_control_is_worded_so():
     assert _fall("exchanged_question", {"value": 0.5, "low": None, "high": None}, share=True) == (
         "Falls by 50.0 points (no interval: one image): no proof that it is more than the control"
     )
+
+
+def test_a_bleu_without_a_common_pair_of_words_is_shown_as_0(tmp_path):
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    row = {"id": "1", "image": "a.png", "question": "What?", "reference": "left lung", "answer_type": "OPEN"}
+    rows = [row, {**row, "id": "2"}]
+    text = check(page_of(tmp_path, rows, lambda request: "the lung", protocol="llava_med")).text
+    assert "open bleu 2" in text and "e-" not in text.partition("All scores")[2].partition("By ")[0]

@@ -59,7 +59,7 @@ def test_images_stand_where_the_words_name_them_as_in_a_training_row(text, image
 
 @pytest.mark.parametrize(("text", "count"), [("<image> What?", 1), ("What? \u2460", 1), ("<image>\n<image>", 2)])
 def test_more_placeholders_than_images_are_refused(text, count):
-    with pytest.raises(UserError, match=rf"^{count} image placeholder\(s\) \(<image> or \u2460\) but 0 new image"):
+    with pytest.raises(UserError, match=rf"^{count} image placeholders? \(<image> or \u2460\) but 0 new image"):
         place_images(text, [])
     with pytest.raises(UserError):
         row_text(text, 0)

@@ -12,7 +12,7 @@ def test_prompts_on_their_way_have_room_for_their_longest_reply():
     budget = Budget(Limits(tokens=1000), max_new_tokens=300)
     # 100 tokens by its letters and 300 of reply each: the third would be beyond.
     assert [budget.admit(prompt(id)) for id in "ab"] == ["", ""]
-    assert budget.admit(prompt("c")).startswith("the budget of 1,000 tokens is used up")
+    assert budget.admit(prompt("c")).startswith("the budget of 1,000 tokens, of which 0 are used, has no room")
     budget.spend(prompt("a"), Reply("words", num_tokens=10, num_prompt_tokens=80))
     assert budget.admit(prompt("c")) == ""
     for id in "bc":
@@ -36,4 +36,7 @@ def test_another_thread_waits_for_the_room_of_prompts_on_their_way():
     budget.spend(prompt("b"), Reply("x" * 150, num_tokens=0))
     # Not counted: 100 by the prompt's letters, 50 by the reply's.
     assert (budget.prompt_tokens, budget.tokens, budget.estimated, budget.cost) == (100, 50, 1, 1.5)
-    assert budget.admit(prompt("c")) == "the budget of 1 is used up: raise --max-cost to go on"
+    assert budget.admit(prompt("c")) == (
+        "the budget of 1, of which 1.5 is used, has no room for another prompt and its longest reply: raise --max-cost"
+        " to go on"
+    )

@@ -146,6 +146,9 @@ def test_a_test_set_that_cannot_be_compared_is_one_line(source, tmp_path):
     path = source(row("1", "Q?", "A."))
     with pytest.raises(UserError, match=r"not one image can be read, so nothing can be compared with --test"):
         cleaned(path, held_out=HeldOutSets([tmp_path / "test"]))
+    # A test set that is not there is told before an image of the rows is looked for.
+    with pytest.raises(UserError, match=r"--test .*gone does not exist"):
+        cleaned(path, held_out=HeldOutSets([tmp_path / "gone"]))
     picture(tmp_path / "data" / "a.png", 1)
     with pytest.raises(UserError, match="gone does not exist: give a data file or a folder of images"):
         cleaned(path, held_out=HeldOutSets([tmp_path / "gone"], processes=1))

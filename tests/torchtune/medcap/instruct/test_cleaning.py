@@ -28,6 +28,8 @@ def effects_of(*answers, phrases=OURS):
         "The stage is not explicitly  stated.",
         "I cannot tell from the caption.",
         "Its size cannot be determined from the available information.",
+        "",
+        " ",
     ],
 )
 def test_an_answer_that_does_not_answer_is_removed(answer):
@@ -63,6 +65,8 @@ def test_words_before_a_statement_are_taken_off_and_it_begins_with_a_capital(bef
         ("It is, as stated in the context, a benign cyst.", "It is, a benign cyst."),
         ("The arrow, as noted in the legend, points at it; it is dark as indicated by the caption.", None),
         ("As described in the caption the lung is clear.", "The lung is clear."),
+        ("The mass, as mentioned in the caption, is 3 cm.", "The mass is 3 cm."),
+        ("In addition, as noted in the text, the liver is large.", "In addition, the liver is large."),
     ],
 )
 def test_words_within_a_statement_are_taken_out_with_their_brackets_and_commas(before, after):

@@ -16,6 +16,11 @@ PLAIN = "User: What is it?\n\nAssistant: A CT slice.\n\nUser: Where?\n\nAssistan
         PLAIN.replace("User:", "**User:**").replace("Assistant:", "**Assistant**:"),
         PLAIN.replace("User:", "### Human 1:").replace("Assistant:", "- gpt:"),
         PLAIN.replace("User:", "1. Q:").replace("Assistant:", "A:"),
+        PLAIN.replace("User:", "### User\n").replace("Assistant:", "### **Assistant**\n"),
+        PLAIN.replace("User:", "**Question 1**\n").replace("Assistant:", "**Answer 1**\n"),
+        PLAIN.replace(":", "：", 2).replace("User:", "User：").replace("Assistant:", "Assistant："),
+        f"{PLAIN}\n\nI hope this helps! Let me know if you need more.",
+        f"{PLAIN}\n\n---\n\nPlease feel free to ask for another one.",
         PLAIN.replace("What", "<image>\nWhat"),
         "User: What is it? Assistant: A CT slice. User: Where? Assistant: In the liver,\nin segment 7.",
         '[{"from": "human", "value": "What is it?"}, {"from": "gpt", "value": "A CT slice."},'

@@ -111,7 +111,16 @@ def test_a_request_that_the_server_refuses_is_not_tried_again():
 
 
 @pytest.mark.parametrize(
-    "body", ["<html>login</html>", '"RIGHT"', "{}", '{"choices": []}', '{"choices": null}', '{"choices": [{}]}']
+    "body",
+    [
+        "<html>login</html>",
+        '"RIGHT"',
+        "{}",
+        '{"choices": []}',
+        '{"choices": null}',
+        '{"choices": {"0": 1}}',
+        '{"choices": [{}]}',
+    ],
 )
 def test_something_that_is_not_a_completion_is_a_failure(body):
     with chat_server(lambda prompt, _: (200, body) if prompt == "prompt 1" else "RIGHT") as server:
@@ -290,3 +299,20 @@ def test_what_is_not_admitted_is_not_sent():
         (NOT_SENT, "full"),
         (NOT_SENT, "full"),
     ]
+
+
+@pytest.mark.parametrize(
+    "usage", ["none", {}, {"prompt_tokens": -5, "completion_tokens": -7}, {"prompt_tokens": 10**30}]
+)
+def test_a_reply_with_numbers_of_tokens_that_are_none_is_kept(usage):
+    body = json.dumps(json.loads(completion("RIGHT")) | {"usage": usage})
+    with chat_server(lambda prompt, _: (200, body)) as server:
+        (reply,) = ask(endpoint(server.base_url, retries=0), numbered(1))
+    assert (reply.text, reply.num_tokens, reply.num_prompt_tokens, reply.error) == ("RIGHT", 0, 0, "")
+
+
+def test_half_a_character_of_a_prompt_is_sent_as_a_question_mark():
+    with chat_server(lambda prompt, _: "RIGHT") as server:
+        (reply,) = ask(endpoint(server.base_url), ["a \ud800 cyst"])
+    assert reply.text == "RIGHT"
+    assert server.requests[0]["messages"][0]["content"] == "a ? cyst"

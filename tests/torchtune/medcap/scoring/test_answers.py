@@ -220,3 +220,9 @@ def test_candidates_that_json_cannot_hold_are_one_line(tmp_path, text, reason):
     (tmp_path / "c.json").write_text(text)
     with pytest.raises(UserError, match=f"candidates .*c.json is not JSON: .*{reason}"):
         read_candidates(tmp_path / "c.json")
+
+
+def test_a_list_without_rows_is_named(tmp_path):
+    (tmp_path / "answers.json").write_text("[]")
+    with pytest.raises(UserError, match=r"answers.json holds no rows"):
+        read_answers(tmp_path / "answers.json")

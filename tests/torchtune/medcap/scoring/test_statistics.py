@@ -130,6 +130,9 @@ def test_a_statistic_of_weights_gives_the_interval_of_the_mean():
         ([0.0] * 6, 0.0, 0.3903),
         ([1.0] * 1000, 0.9962, 1.0),
         ([0.0], 0.0, 0.7935),
+        # Sentence BLEU without a common pair of words.
+        ([2.0**-512] * 6, 0.0, 0.3903),
+        ([2.2e-308], 0.0, 0.7935),
     ],
 )
 def test_all_right_and_all_wrong_are_not_certain(values, low, high):

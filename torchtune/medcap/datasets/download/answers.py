@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx2
 
-from medcap.datasets.download.faults import NoRange, Passing, Unavailable
+from medcap.datasets.download.faults import NO_CONNECTION, NoRange, Passing, Unavailable
 
 PASSING_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 
@@ -59,7 +59,7 @@ def _translated(error: httpx2.HTTPError, gained: int) -> Exception:
     if isinstance(error, (httpx2.TooManyRedirects, httpx2.UnsupportedProtocol)):
         return Unavailable(str(error))
     words = "no byte came in time" if isinstance(error, httpx2.TimeoutException) else str(error) or type(error).__name__
-    return Passing(f"the connection failed ({words})", gained=gained)
+    return Passing(f"{NO_CONNECTION} ({words})", gained=gained)
 
 
 def _check_status(response: httpx2.Response) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+NO_CONNECTION = "the connection failed"
+
 
 class Unavailable(Exception):
     """A file that cannot be had; the message is the reason, in words."""
@@ -27,3 +31,15 @@ class Passing(Exception):
 
 class NoRange(Passing):
     """There is no such part of the file."""
+
+
+def mirror_hint(reasons: Iterable[str], mirror: str) -> str:
+    """Return what helps where no server could be reached; "" where one has answered, or a mirror was asked.
+
+    Args:
+        reasons: why files cannot be had, at least one.
+        mirror: the mirror that was asked; "" for none.
+    """
+    if mirror or not all(NO_CONNECTION in reason for reason in reasons):
+        return ""
+    return "without a network, --mirror URL takes them from a server that you can reach (docs/download.md)"

@@ -16,7 +16,7 @@ from typing import Any
 
 from medcap.datasets.download.archives import ArchiveError, unpack_zip
 from medcap.datasets.download.client import MARGIN, Client
-from medcap.datasets.download.faults import Stopped, Unavailable
+from medcap.datasets.download.faults import Stopped, Unavailable, mirror_hint
 from medcap.datasets.download.listing import RemoteFile, files_of
 from medcap.datasets.download.partial import Target
 from medcap.datasets.download.pmc_images import ROUTES, fetch_article, names_in, read_list
@@ -25,6 +25,7 @@ from medcap.datasets.download.sources import SOURCES
 from medcap.errors import UserError
 from medcap.files import atomic_file, make_folder, temporary_name, write_json
 from medcap.locks import hold
+from medcap.plurals import counted
 
 STATE = ".downloads"  # folder below that of all downloads
 _QUEUED = 4  # articles that wait for a thread, for each thread
@@ -95,7 +96,9 @@ def list_files(request: Request, client: Client | None = None) -> list[RemoteFil
         try:
             files = files_of(SOURCES[request.name], asks)
         except Unavailable as reason:
-            raise UserError(f"{request.name}: the list of its files cannot be had: {reason}") from None
+            hint = mirror_hint([str(reason)], request.mirror)
+            words = "; ".join(filter(None, (f"the list of its files cannot be had: {reason}", hint)))
+            raise UserError(f"{request.name}: {words}") from None
     if not request.files:
         return files
     wanted = [
@@ -124,7 +127,7 @@ def download(request: Request, client: Client | None = None) -> Summary:
     Raises:
         UserError: if another process fetches the same source, a listing cannot be had, or the disk is too small.
     """
-    state = make_folder(request.data_dir / STATE / request.name)
+    state = make_folder(request.data_dir / STATE / request.name, "--data-dir")
     lock = hold(state / "lock")
     if lock is None:
         raise UserError(f"another process fetches {request.name} to {request.data_dir}: wait for it")
@@ -212,8 +215,8 @@ def _download_images(request: Request, state: Path, client: Client, summary: Sum
     summary.present, summary.failures = wanted.present, list(wanted.failures)
     free = shutil.disk_usage(request.data_dir).free
     print(
-        f"{request.name}: {wanted.count:,} images of {len(wanted.articles):,} articles to fetch,"
-        f" {wanted.present:,} are there; {size_text(free)} are free",
+        f"{request.name}: {counted(wanted.count, 'image')} of {counted(len(wanted.articles), 'article')} to fetch,"
+        f" {counted(wanted.present, 'is', 'are')} there; {size_text(free)} are free",
         flush=True,
     )
     if free < 4 * MARGIN:
@@ -230,7 +233,8 @@ def _download_images(request: Request, state: Path, client: Client, summary: Sum
             for article, (written, failures) in results:
                 summary.fetched += written
                 summary.failures += failures
-                bar.set_postfix_str(f"{size_text(summary.received)}, {len(summary.failures)} failures", refresh=False)
+                failed = counted(len(summary.failures), "failure")
+                bar.set_postfix_str(f"{size_text(summary.received)}, {failed}", refresh=False)
                 bar.update(len(article[1]))
 
 

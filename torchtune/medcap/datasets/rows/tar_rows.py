@@ -16,6 +16,7 @@ from medcap.data.storage.cache import keep_arrays
 from medcap.data.storage.tar_files import TarFiles, find_tars, is_tar_pattern, member_name
 from medcap.datasets.rows.sharegpt import IMAGE, caption_row
 from medcap.errors import UserError
+from medcap.plurals import counted
 
 _TEXT_TYPES = frozenset({"json", "txt"})
 CAPTION_KEYS = ("caption", "text")
@@ -273,11 +274,11 @@ class ShardRows:
             return row
         placeholders = sum(map(_count_placeholders, _texts(row[turns_key]))) + len(parts)
         if placeholders and not images:
-            raise UserError(f"its text has {placeholders} image placeholder(s), but the sample has no image")
+            raise UserError(f"its text has {counted(placeholders, 'image placeholder')}, but the sample has no image")
         if images and not placeholders:
             raise UserError(
-                f"the sample has {len(images)} image(s), but its text has no placeholder: put <image> before it, as"
-                " it counts only at the start or the end of a turn"
+                f"the sample has {counted(len(images), 'image')}, but its text has no placeholder: put <image> before"
+                " it, as it counts only at the start or the end of a turn"
             )
         if images:
             row["image"] = [str(self.files.path(member)) for member in images]

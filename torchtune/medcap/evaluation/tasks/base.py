@@ -77,6 +77,14 @@ class Benchmark:
     notices: list[str] = field(default_factory=list)
     image_roots: list[Path] = field(default_factory=list)
 
+    def first(self, limit: int | None) -> Self:
+        """Return it with the first rows alone, and a notice that says so; the same where there are no more."""
+        if limit is None or limit >= len(self.rows):
+            return self
+        asked = "row was" if limit == 1 else f"{limit:,} rows were"
+        notice = f"only the first {asked} asked, of {len(self.rows):,} (limit={limit})"
+        return replace(self, rows=self.rows[:limit], notices=[*self.notices, notice])
+
 
 class Task(ABC):
     """A test that is run by ``test_<name>=true``.

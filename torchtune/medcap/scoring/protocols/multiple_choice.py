@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -27,8 +28,9 @@ LETTERS = "ABCD"
 class MultipleChoice(Protocol):
     """Accuracy over rows, and as the unweighted mean over modalities.
 
-    Rows without a modality form one group of their own. A row without options, or whose reference is not among them,
-    cannot be answered correctly: it is wrong and counted.
+    Rows without a modality form one group of their own. The reference is an option's text, or its letter where no
+    option has that text. A row without options, or whose reference is neither, cannot be answered correctly: it is
+    wrong and counted.
 
     Attributes:
         over_rows: name of the accuracy over rows.
@@ -53,7 +55,15 @@ class MultipleChoice(Protocol):
 
     def is_right(self, option: str, question: Question) -> bool:
         """Return whether an option is the question's reference: the same text, or the same number (2 and 2.0)."""
-        return option == question.references[0] or same_number(option, question.references[0])
+        reference = reference_text(question)
+        return option == reference or same_number(option, reference)
+
+    def right_letters(self, question: Question) -> list[str]:
+        """Return the letters of the options that are the reference: one where it is a letter itself."""
+        if letter := reference_letter(question):
+            return [letter]
+        lettered = zip(string.ascii_uppercase, question.lettered, strict=False)
+        return [letter for letter, option in lettered if option and self.is_right(option, question)]
 
     def score(self, answers: Sequence[Answer]) -> ProtocolScores:
         """Score answers; see :meth:`Protocol.score`."""
@@ -89,6 +99,7 @@ class MultipleChoice(Protocol):
         if len(bare) == len(answers):
             first = bare[0].question.id
             raise UserError(f"{self.name}: no row has 'options' (the first is {first}): add the list to the rows")
+        by_letter = [answer for answer in answers if reference_letter(answer.question)]
         strange = [
             answer
             for answer in answers
@@ -97,6 +108,7 @@ class MultipleChoice(Protocol):
         ]
         return [
             *count_notice("rows without options, counted as wrong", bare, answers),
+            *count_notice("rows whose reference is the letter of an option", by_letter, answers),
             *count_notice("rows whose reference is not an option, counted as wrong", strange, answers),
         ]
 
@@ -122,11 +134,7 @@ class MedcapLetter(MultipleChoice):
         """Take the first character; see :class:`MultipleChoice`."""
         letter = final_reply(answer.prediction).strip()[:1].upper()
         index = LETTERS.find(letter) if len(letter) == 1 else -1
-        question = answer.question
-        positions = [
-            position for position, option in enumerate(question.lettered) if option and self.is_right(option, question)
-        ]
-        return letter or None, positions[:1] == [index]
+        return letter or None, index >= 0 and LETTERS[index] in self.right_letters(answer.question)[:1]
 
     def _check_options(self, answers: Sequence[Answer]) -> list[str]:
         twice = [answer for answer in answers if len(set(answer.question.options)) < len(answer.question.options)]
@@ -156,6 +164,21 @@ class MedcapOption(MultipleChoice):
         if chosen is None:
             return None, False
         return lettered[chosen], self.is_right(lettered[chosen], answer.question)
+
+
+def reference_letter(question: Question) -> str:
+    """Return the letter of an option that the reference is, as a capital; "" where it is none, or an option's text."""
+    letter = question.references[0].strip().upper()
+    if question.references[0] in question.options or len(letter) != 1 or letter not in string.ascii_uppercase:
+        return ""
+    index = string.ascii_uppercase.index(letter)
+    return letter if index < len(question.lettered) and question.lettered[index] else ""
+
+
+def reference_text(question: Question) -> str:
+    """Return the reference; the option's text where it is the letter of one."""
+    letter = reference_letter(question)
+    return question.lettered[string.ascii_uppercase.index(letter)] if letter else question.references[0]
 
 
 def _mean_of_means(values: Sequence[float], groups: Sequence[str]) -> float:

@@ -23,6 +23,7 @@ from medcap.errors import UserError, ViewError, ViewKeyError
 from medcap.generation.generator import Generator
 from medcap.generation.request import PreparedImage
 from medcap.generation.typed_placeholders import Placed, find_placeholders
+from medcap.plurals import counted
 from medcap.serving.api.api_error import ApiError, bad_request
 from medcap.serving.api.chat_body import SYSTEM, ChatBody, ChatMessage, Part, ViewFields
 from medcap.serving.api.data_url import read_data_url
@@ -94,8 +95,9 @@ class ConversationReader:
             named, given = _num_placeholders(message), len(message.images)
             if named > given:
                 raise bad_request(
-                    f"'{field}' has {named} image placeholder(s) (<image> first or last, {PLACEHOLDER} anywhere) but"
-                    f" {given} image(s): send images as 'image_url' parts, or leave the placeholder out",
+                    f"'{field}' has {counted(named, 'image placeholder')} (<image> first or last, {PLACEHOLDER}"
+                    f" anywhere) but {counted(given, 'image')}: send images as 'image_url' parts, or leave the"
+                    " placeholder out",
                     field,
                 )
             words = words.replace(PLACEHOLDER, "")

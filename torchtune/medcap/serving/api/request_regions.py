@@ -15,6 +15,7 @@ from medcap.data.regions.region import MaskFile, PolygonShape, Region, RunLength
 from medcap.data.regions.run_length import encode
 from medcap.data.row_regions import REGION_TEXT, fill_regions, region_tags
 from medcap.errors import UserError
+from medcap.plurals import counted
 from medcap.serving.api.api_error import bad_request, one_line
 from medcap.serving.api.chat_body import ChatBody, ChatMessage
 from medcap.serving.api.data_url import read_data_url
@@ -72,8 +73,8 @@ class RequestRegions:
             )
         if len(tags) != len(given):
             raise bad_request(
-                f"'{field}.content' has {len(tags)} {REGION_TEXT} and '{field}.regions' {len(given)} region(s): give"
-                " each its region",
+                f"'{field}.content' has {len(tags)} {REGION_TEXT} and '{field}.regions'"
+                f" {counted(len(given), 'region')}: give each its region",
                 f"{field}.regions",
             )
 

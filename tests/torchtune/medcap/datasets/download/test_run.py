@@ -248,13 +248,13 @@ def test_the_command_lists_fetches_and_ends_with_status_1_if_something_is_missin
         main(words)
     assert end.value.code == 1
     shown = capsys.readouterr()
-    assert "fetched 4 files (" in shown.out and "1 failures: " in shown.err
+    assert "fetched 4 files (" in shown.out and "1 failure: " in shown.err
     # A log has a line for each state of a bar, and no moves of a cursor.
     assert "\r" not in shown.err and "\x1b" not in shown.err and "\nslake:  99%|" in shown.err
     assert main(words) == 0
     shown = capsys.readouterr().out
     assert (
-        "fetched 1 files (3 bytes); 4 were there already" in shown
+        "fetched 1 file (3 bytes); 4 were there already" in shown
         and "next: medcap prepare slake, medcap prepare slake-boxes, medcap prepare slake-masks" in shown
     )
 
@@ -262,7 +262,8 @@ def test_the_command_lists_fetches_and_ends_with_status_1_if_something_is_missin
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["nothing"], "there is no data set nothing to download"),
+        (["nothing"], "there is no data set nothing to download: medcap download --list shows them"),
+        (["slak"], "there is no data set slak to download: did you mean slake? medcap download --list shows them"),
         ([], "medcap download needs a NAME"),
         (["slake", "--only", "rows.json"], "--only, --urls and --routes are for llava-med-images, not for slake"),
         (["llava-med-images", "--files", "a"], "--files is not for llava-med-images"),
@@ -281,3 +282,32 @@ def test_the_list_names_every_source_and_imports_nothing_large(capsys: pytest.Ca
     assert main(["download", "--list"]) == 0
     shown = capsys.readouterr().out
     assert all(f"\n  {name} " in shown for name in SOURCES) and "known: " in shown
+
+
+def test_without_a_network_the_mirror_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hint = "without a network, --mirror URL takes them from a server that you can reach (docs/download.md)"
+    # Nothing listens on this port.
+    with Client(mirror="http://127.0.0.1:9", backoff=0, tries=1) as client:
+        with pytest.raises(UserError) as error:
+            downloads.list_files(Request("slake", tmp_path), client)
+        assert str(error.value).endswith(f"; {hint}")
+        with pytest.raises(UserError) as error:
+            downloads.list_files(Request("slake", tmp_path, mirror="http://127.0.0.1:9"), client)
+        assert hint not in str(error.value)
+    failed = Summary(tmp_path / "failures.jsonl", failures=[("a.json", "the connection failed (refused)")])
+    monkeypatch.setattr(downloads, "download", lambda request: failed)
+    with pytest.raises(SystemExit):
+        main(["download", "slake", "--data-dir", str(tmp_path)])
+    assert hint in capsys.readouterr().err
+    failed.failures.append(("b.json", "status 404"))
+    with pytest.raises(SystemExit):
+        main(["download", "slake", "--data-dir", str(tmp_path)])
+    assert hint not in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_made_is_named_by_its_option(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(UserError, match=r"^--data-dir: "):
+        download(Request("slake", tmp_path / "file"))

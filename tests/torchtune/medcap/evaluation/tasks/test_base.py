@@ -4,12 +4,14 @@ from pathlib import Path
 import pytest
 from torchtune.data import Message
 
+from helpers.answers import make_answer
 from medcap.data.images.reader import ImageReader
 from medcap.data.images.reference import ImageRef
 from medcap.errors import UserError
 from medcap.evaluation.generate_keys import GenerateConfiguration
 from medcap.evaluation.prompting import VQA_TYPES
 from medcap.evaluation.tasks.base import (
+    Benchmark,
     ImageFinder,
     LoadOptions,
     checked_rows,
@@ -178,3 +180,12 @@ def test_a_part_of_omnimedvqa_has_a_result_folder_of_its_own():
     assert task.folder(OmniMedVqaOptions(test_chunk=3, test_chunk_idx=1)) == "omnimedvqa-1_3"
     assert task.folder(OmniMedVqaOptions(test_chunk=3)) == task.folder(OmniMedVqaOptions()) == "omnimedvqa"
     assert task.folder(OmniMedVqaOptions(test_chunk=-1, test_chunk_idx=1)) == "omnimedvqa"
+
+
+def test_the_first_rows_alone_are_said_in_the_right_number():
+    benchmark = Benchmark([make_answer(str(n), "", ("a",), "").question for n in range(60)], "x", [], "", notices=["n"])
+    assert benchmark.first(None) is benchmark and benchmark.first(60) is benchmark
+    one = benchmark.first(1)
+    assert [row.id for row in one.rows] == ["0"]
+    assert one.notices == ["n", "only the first row was asked, of 60 (limit=1)"]
+    assert benchmark.first(2).notices[1] == "only the first 2 rows were asked, of 60 (limit=2)"

@@ -2,6 +2,7 @@ import pytest
 
 from helpers.answers import make_answer
 from medcap.errors import UserError
+from medcap.scoring.protocols.harnesses.vlmevalkit import VlmEvalKit
 from medcap.scoring.protocols.multiple_choice import MedcapLetter, MedcapOption
 from medcap.scoring.protocols.omnimedvqa import OmniMedVqaQa, most_similar
 
@@ -133,3 +134,23 @@ def test_an_option_and_a_reference_may_be_one_number_in_two_spellings():
     assert [row["correct"] for row in MedcapLetter().score(rows[:1]).rows] == [True]
     assert MedcapOption().score(rows).notices == []
     assert OmniMedVqaQa().score(rows).rows[0]["correct"] is False
+
+
+def test_a_reference_may_be_the_letter_of_an_option():
+    rows = [
+        make_answer("1", "", ("B",), "B", ("Heart", "Lung")),
+        make_answer("2", "", ("a",), "Heart", ("Heart", "Lung")),
+        make_answer("3", "", ("C",), "C", ("Heart", "Lung")),
+        # An option's text goes before its letter.
+        make_answer("4", "", ("B",), "A", ("B", "A")),
+        make_answer("5", "", ("B",), "B", ("Lung", "Lung")),
+    ]
+    scored = VlmEvalKit().score(rows)
+    assert [row["correct"] for row in scored.rows] == [True, True, False, True, True]
+    assert scored.notices[:2] == [
+        "rows whose reference is the letter of an option: 3 of 5 (the first is 1)",
+        "rows whose reference is not an option, counted as wrong: 1 of 5 (the first is 3)",
+    ]
+    assert [row["correct"] for row in MedcapOption().score(rows[:3]).rows] == [True, True, False]
+    assert [row["correct"] for row in MedcapLetter().score(rows[:3]).rows] == [True, False, False]
+    assert [row["correct"] for row in OmniMedVqaQa().score(rows[1:3]).rows] == [True, False]

@@ -101,8 +101,8 @@ def test_a_prompt_with_regions_is_that_of_generation(tmp_path):
 
 
 BAD = [
-    ([turn()], "'messages.0.content' has 1 <region></region> and 'messages.0.regions' 0 region(s)"),
-    ([turn(LEFT, RIGHT)], "has 1 <region></region> and 'messages.0.regions' 2 region(s): give each its region"),
+    ([turn()], "'messages.0.content' has 1 <region></region> and 'messages.0.regions' 0 regions"),
+    ([turn(LEFT, RIGHT)], "has 1 <region></region> and 'messages.0.regions' 2 regions: give each its region"),
     ([turn(text="<region>masks/a.png</region>")], "this server opens no file"),
     ([turn("masks/a.png")], "'messages.0.regions.0.mask' must be a data URL with base64"),
     ([turn({"mask": "/etc/passwd"})], "this server fetches no address and opens no file"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from medcap.scoring.replies.final_reply import final_reply
@@ -15,6 +15,7 @@ Scores = tuple[float, float]
 HIGHEST = 10.0  # the prompt asks for 1 to 10; a 0 does occur
 _WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _MOST_OBJECTS = 20
+_LONGEST_SCORE = 40  # characters of a score and the words up to its label
 
 # Runs of spaces are one space: patterns that skip spaces then take no time that grows with the square of a run.
 _SPACES = re.compile(r"[^\S\n]+")
@@ -38,6 +39,7 @@ _NUMBER = re.compile(r"(?<![\w.,-])[-−+]?\d+(?:[.,]\d+)?(?![\w%]|[.,–-]\d)")
 _TO_SCORE = re.compile(
     r"(?:[^\d\n]{0,60}?|\W{0,5}\n(?:(?:overall )?(?:score|rating))?\W{0,5})(?=[-−+]?\d)", re.IGNORECASE
 )
+_SCORE_FOR = re.compile(rf"({_NUMBER.pattern}) ?(?:goes )?(?:for|to)(?: the)? ?\Z", re.IGNORECASE)
 _EXPLAINS = re.compile(
     r"\b(?:mentions?|names?|says?|states?|describes?|because|contains?|has|lists?|with|than)\b", re.IGNORECASE
 )
@@ -83,6 +85,8 @@ def parse_two_scores(reply: str) -> Scores | None:
     pairs = [pair for line in lines if (pair := _pair_of_line(line)) is not None]
     if pairs:
         return _only(pairs)
+    if (before := _before_labels("\n".join(lines))) is not None:
+        return _checked(before)
     if (labelled := _labelled("\n".join(lines))) is not None:
         return _only(labelled)
     alone = [_numbers(line) if not _LABEL.search(line) and _is_bare(line) else [] for line in lines[:2]]
@@ -154,6 +158,20 @@ def _labelled(text: str) -> list[Scores] | None:
     return [(chosen[0][0], chosen[1][0])]
 
 
+def _before_labels(text: str) -> Scores | None:
+    """Return the scores of a text in which each label has its own before it: "8 for Assistant 1, 7 for Assistant 2"."""
+    labels = list(_LABEL.finditer(text))
+    given: dict[int, list[float]] = {0: [], 1: []}
+    for label in labels:
+        number = _SCORE_FOR.search(text[max(0, label.start() - _LONGEST_SCORE) : label.start()])
+        if number is None:
+            return None
+        given[_place(label)].append(float(number[1].replace(",", ".")))
+    if [len(values) for values in given.values()] != [1, 1]:
+        return None
+    return given[0][0], given[1][0]
+
+
 def _fits(gap: str, text: str, end: int) -> bool:
     """Return whether a number after a label is a score: "Assistant 1 mentions 3 nodules" is none."""
     return _EXPLAINS.search(gap) is None and _UNIT.match(text, end) is None
@@ -220,8 +238,12 @@ def _place_of_key(key: str) -> int | None:
 
 
 def _place_of_item(item: Any) -> int | None:
-    names: Iterator[Any] = iter(item.values() if isinstance(item, Mapping) else ())
-    return next((place for name in names if isinstance(name, str) and (place := _place_of_key(name)) is not None), None)
+    for key, name in item.items() if isinstance(item, Mapping) else ():
+        # {"assistant": 2, "score": 7}: the number is a name where the key is none of a score.
+        numbered = type(name) is int and name in (1, 2) and not _SCORE_KEY.search(str(key))
+        if (isinstance(name, str) or numbered) and (place := _place_of_key(str(name))) is not None:
+            return place
+    return None
 
 
 def _score_of(item: Any) -> float | None:

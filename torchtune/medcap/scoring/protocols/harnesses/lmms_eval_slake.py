@@ -63,6 +63,9 @@ class LmmsEvalSlake(Protocol):
         scores, intervals = row_means(rows, {name: name for name in names})
         lucky = [answer for answer, row in zip(answers, rows, strict=True) if answer.failed and row["correct"]]
         notices = one_reference_notice(answers) + reasoning_notice(answers, published=True)
+        parts = ("open.accuracy", "closed.accuracy")
+        unsaid = [answer for answer, row in zip(answers, rows, strict=True) if not any(part in row for part in parts)]
+        notices += count_notice("rows whose answer_type is not OPEN or CLOSED, in accuracy alone", unsaid, answers)
         notices += count_notice("rows without an answer that the published rule counts as right", lucky, answers)
         return ProtocolScores(scores, intervals, rows, counts, notices)
 

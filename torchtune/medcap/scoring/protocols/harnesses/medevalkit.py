@@ -73,6 +73,10 @@ def _named(question: Question) -> str:
     return dataset_name(question.meta.get("dataset", ""))
 
 
+def _stated_type(question: Question) -> str:
+    return question.answer_type.strip().upper()
+
+
 def _benchmark_of(question: Question) -> str:
     options = [option for option in question.lettered if option]
     return _named(question) or (OMNIMEDVQA if len(options) > 1 else VQA_RAD)
@@ -184,7 +188,7 @@ class MedEvalKit(Protocol):
         if dataset != SLAKE:
             said, reference = said.lower().strip(), reference.lower().strip()
         if dataset == SLAKE:
-            kind = OPEN if answer.question.answer_type == "OPEN" else CLOSED
+            kind = OPEN if _stated_type(answer.question) == "OPEN" else CLOSED
         else:
             kind = CLOSED if reference in ("yes", "no") else OPEN
         right = self._closed_right(said, reference) if kind == CLOSED else replies.after_cues(said) == reference.lower()
@@ -257,6 +261,12 @@ class MedEvalKit(Protocol):
         lines += count_notice("rows without a verdict of the judge, counted as wrong", silent, asked)
         lines += count_notice("right answers that the published program counts twice", twice, answers)
         lines += count_notice("rows without options, counted as wrong", bare, answers)
+        unsaid = [
+            answer
+            for answer, dataset, _ in pairs
+            if dataset == SLAKE and _stated_type(answer.question) not in ("OPEN", "CLOSED")
+        ]
+        lines += count_notice("rows whose answer_type is not OPEN or CLOSED, read as closed", unsaid, answers)
         lines += count_notice("rows without an answer that the published rule counts as right", lucky, answers)
         if self.published:
             lines += count_notice(

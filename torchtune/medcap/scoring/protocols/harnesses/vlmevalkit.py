@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from medcap.errors import UserError
 from medcap.scoring.protocols.base import Prompt
-from medcap.scoring.protocols.multiple_choice import MultipleChoice
+from medcap.scoring.protocols.multiple_choice import MultipleChoice, reference_text
 from medcap.scoring.question import Answer, Question
 
 _FAILED = "Failed to obtain answer via API"
@@ -56,7 +56,7 @@ class VlmEvalKit(MultipleChoice):
 
     def is_right(self, option: str, question: Question) -> bool:
         """Return whether it is the same text; see :class:`MultipleChoice`."""
-        return option == question.references[0]
+        return option == reference_text(question)
 
     def choose(self, answer: Answer) -> tuple[str | None, bool]:
         """Match the letter, then the text; see :class:`MultipleChoice`.
@@ -66,8 +66,7 @@ class VlmEvalKit(MultipleChoice):
         lettered = zip(string.ascii_uppercase, answer.question.lettered, strict=False)
         choices = {letter: option for letter, option in lettered if option}
         letter = matched_letter(answer.prediction, choices, self._verbose)
-        right = [own for own, option in choices.items() if self.is_right(option, answer.question)]
-        return choices.get(letter), letter in right[:1]
+        return choices.get(letter), letter in self.right_letters(answer.question)[:1]
 
 
 def matched_letter(reply: str, choices: Mapping[str, str], verbose: bool = False) -> str:

@@ -68,6 +68,8 @@ READ = {
     "Answer A: 8\nAnswer B: 7": (8, 7),
     "Response 1 - 8\nResponse 2 - 7": (8, 7),
     "The first assistant gets 8 and the second 7.": (8, 7),
+    "8 for Assistant 1 and 7 for Assistant 2": (8, 7),
+    "Rating: 7 out of 10 for Assistant 2, 8 out of 10 for Assistant 1.": (8, 7),
     "1. 8\n2. 7": (8, 7),
     "1) 8/10\n2) 7/10": (8, 7),
     "| Assistant 1 | 8 |\n| Assistant 2 | 7 |": (8, 7),
@@ -90,6 +92,8 @@ READ = {
     "[8, 7]": (8, 7),
     '{"assistant1": {"score": 8, "reason": "good"}, "assistant2": {"score": "7/10", "reason": "1 error"}}': (8, 7),
     '[{"name": "Assistant 2", "score": 6}, {"name": "Assistant 1", "score": 9}]': (9, 6),
+    '[{"assistant": 2, "score": 7}, {"assistant": 1, "score": 8}]': (8, 7),
+    '[{"score": 2, "id": 2}, {"score": 1, "id": 1}]': (1, 2),
     'Here you are:\n{"a": "8,5", "b": "7"}': (8.5, 7),
     # Reasoning in tags.
     "<think>Perhaps 9 8? No, Assistant 2 misses it.</think>\n8 6": (8, 6),

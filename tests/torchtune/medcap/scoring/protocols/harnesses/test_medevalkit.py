@@ -4,6 +4,7 @@ import pytest
 
 from helpers.answers import make_answer
 from medcap.errors import UserError
+from medcap.scoring.protocols.harnesses.lmms_eval_slake import LmmsEvalSlake
 from medcap.scoring.protocols.harnesses.medevalkit import MedEvalKit, MedEvalKitCorrected, dataset_name
 from medcap.scoring.protocols.harnesses.medevalkit_replies import after_cues, boxed, given_answer, tagged
 
@@ -165,3 +166,17 @@ def test_parts_of_replies(text, box, given, cued):
 
 def test_an_unclosed_tag_ends_the_search():
     assert tagged("<answer>a</answer><answer>b", "answer") == "a"
+
+
+def test_slakes_answer_types_are_read_in_any_case_and_their_absence_is_said():
+    rows = [replace(one, question=replace(one.question, answer_type=one.question.answer_type.lower())) for one in ROWS]
+    assert scores(MedEvalKit("slake", judge="false"), rows) == scores(MedEvalKit("slake", judge="false"))
+    rows = [replace(one, question=replace(one.question, answer_type="")) for one in ROWS]
+    assert (
+        "rows whose answer_type is not OPEN or CLOSED, read as closed: 4 of 4 (the first is 1)"
+        in MedEvalKit("slake", judge="false").score(rows).notices
+    )
+    assert (
+        "rows whose answer_type is not OPEN or CLOSED, in accuracy alone: 4 of 4 (the first is 1)"
+        in LmmsEvalSlake().score(rows).notices
+    )
