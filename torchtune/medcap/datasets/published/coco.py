@@ -12,7 +12,7 @@ from typing import Any
 from medcap.data.boxes.box import Size
 from medcap.data.json_text import JsonError, parse_json
 from medcap.datasets.published.fields import field_text
-from medcap.datasets.published.marked import MarkedImage, corners, gather, plain_phrase
+from medcap.datasets.published.marked import MarkedImage, corners, gather, plain_phrase, size_of_fields
 from medcap.datasets.published.reading import Tally
 from medcap.errors import UserError
 
@@ -92,7 +92,4 @@ def is_object(entry: Any) -> bool:
 
 def image_size(entry: Mapping[str, Any]) -> Size | None:
     """Return an image's width and height; None where the file does not say them."""
-    sides = [entry.get(key) for key in ("width", "height")]
-    if all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in sides):
-        return int(sides[0]), int(sides[1])  # type: ignore[arg-type]
-    return None
+    return size_of_fields(entry.get("width"), entry.get("height"))

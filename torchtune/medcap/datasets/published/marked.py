@@ -6,9 +6,9 @@ import math
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeGuard
+from typing import Any
 
-from medcap.data.boxes.box import Box, Size
+from medcap.data.boxes.box import Box, Size, same_shape
 from medcap.errors import UserError
 
 Edges = tuple[float, float, float, float]
@@ -108,7 +108,7 @@ def boxes_of(marked: MarkedObject, image: MarkedImage, size: Size | None) -> tup
         UserError: if a box is unusable; a part of an object would be another object.
     """
     frame = image.frame or size
-    if frame != SHARES and frame is not None and size is not None and not _same_shape(frame, size):
+    if frame != SHARES and frame is not None and size is not None and not same_shape(frame, size):
         raise UserError(_OTHER_SHAPE)
     return tuple(_checked(edges, frame) for edges in marked.boxes)
 
@@ -129,9 +129,21 @@ def _checked(edges: Any, frame: Size | None) -> Box:
     return Box((left, top, right, bottom))
 
 
-def is_size(value: Any) -> TypeGuard[list[int]]:
-    """Return whether a value is a width and a height in pixels."""
-    return isinstance(value, list) and len(value) == 2 and all(isinstance(side, int) and side > 0 for side in value)
+def size_of_fields(width: Any, height: Any) -> Size | None:
+    """Return the width and height that a file says an image has, as numbers or as text; None where it does not.
+
+    A table that pandas has written with a gap in the column has ``2544.0``.
+    """
+    sides = []
+    for side in (width, height):
+        try:
+            number = 0.0 if isinstance(side, bool) else float(side)
+        except (TypeError, ValueError):
+            return None
+        if not number.is_integer() or number <= 0:
+            return None
+        sides.append(int(number))
+    return sides[0], sides[1]
 
 
 def numbers_of(fields: Sequence[str]) -> Any:
@@ -147,12 +159,6 @@ def are_numbers(edges: Any) -> bool:
     if not isinstance(edges, Sequence) or isinstance(edges, str) or len(edges) != 4:
         return False
     return all(isinstance(n, int | float) and not isinstance(n, bool) and math.isfinite(n) for n in edges)
-
-
-def _same_shape(frame: Size, size: Size) -> bool:
-    """Return whether an image is the one that boxes were drawn on, perhaps resized."""
-    height = frame[1] * size[0] / frame[0]
-    return abs(height - size[1]) <= max(1.5, 0.01 * size[1])
 
 
 class AbsentObjects:

@@ -34,6 +34,13 @@ def test_an_annotation_is_a_box_in_the_image_s_own_pixels(downloads):
     assert said(rows_of(written)[0])[0] == "<image>\n\nWhere is the the big one?"
 
 
+@pytest.mark.parametrize("sides", [(200.0, 100.0), ("200", "100")])
+def test_sides_may_be_whole_floats_or_text(downloads, sides):
+    image = {"id": 7, "file_name": "ct/a.png", "width": sides[0], "height": sides[1]}
+    (written,) = downloads.convert(CocoBoxes(file=write(downloads, images=[image])))
+    assert rows_of(written)[0]["boxes"] == [[10.0, 5.0, 30.0, 15.0]]
+
+
 def test_a_misspelt_patient_and_another_kind_of_file_are_named(downloads, tmp_path):
     file = write(downloads)
     with pytest.raises(UserError, match=r"--patient-key patent: no image of .*instances.json has this field"):
