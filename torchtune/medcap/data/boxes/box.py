@@ -104,7 +104,7 @@ def listed_boxes(value: Any, name: str = "boxes") -> list[Any]:
     """
     if not isinstance(value, list):
         raise UserError(f"'{name}' must be a list of boxes [x1, y1, x2, y2], not {type(value).__name__}")
-    return [value] if _are_numbers(value) else value
+    return [value] if four_numbers(value) is not None else value
 
 
 def size_from_json(value: Any) -> Size | None:
@@ -168,9 +168,10 @@ def _named(entry: Any, size: Size | None, name: str) -> Box | AbsentBox:
         raise UserError(f"'{name}' holds image {str(image)[:60]}: images have whole numbers from 0")
     if entry is None:
         return AbsentBox(label, image)
-    if not _are_numbers(entry):
+    numbers = four_numbers(entry)
+    if numbers is None:
         raise UserError(f"'{name}' holds {str(entry)[:60]}: a box is four numbers [x1, y1, x2, y2]")
-    left, top, right, bottom = (float(number) for number in entry)
+    left, top, right, bottom = numbers
     if not (left < right and top < bottom):
         raise UserError(f"'{name}' holds {str(entry)[:60]}, which has no area: x1 < x2 and y1 < y2 are needed")
     width, height = size or (1, 1)
@@ -188,7 +189,14 @@ def _check_keys(entry: dict[Any, Any], name: str) -> None:
     raise UserError(f"'{name}' holds {str(entry)[:60]}, an object without 'box': {hint}")
 
 
-def _are_numbers(entry: Any) -> bool:
+def four_numbers(entry: Any) -> Edges | None:
+    """Return the four finite numbers of a JSON value, which may be written as text; None for anything else."""
     if not isinstance(entry, Sequence) or isinstance(entry, str) or len(entry) != 4:
-        return False
-    return all(isinstance(n, int | float) and not isinstance(n, bool) and math.isfinite(n) for n in entry)
+        return None
+    if not all(isinstance(number, int | float | str) and not isinstance(number, bool) for number in entry):
+        return None
+    try:
+        left, top, right, bottom = map(float, entry)
+    except (ValueError, OverflowError):
+        return None
+    return (left, top, right, bottom) if all(map(math.isfinite, (left, top, right, bottom))) else None

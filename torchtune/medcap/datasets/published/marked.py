@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from medcap.data.boxes.box import Box, Size, same_shape
+from medcap.data.boxes.box import Box, Size, four_numbers, same_shape
 from medcap.errors import UserError
 
 Edges = tuple[float, float, float, float]
@@ -67,7 +66,7 @@ class MarkedImage:
 
 
 def gather(marks: Iterable[tuple[str, Any]], kinds: Mapping[str, frozenset[str]] | None = None) -> tuple[Any, ...]:
-    """Return objects from single boxes: those of one phrase belong to one object.
+    """Return objects from single boxes: those of one phrase belong to one object, and a box that is there twice is one.
 
     Args:
         marks: phrase and box, in the file's order.
@@ -75,16 +74,18 @@ def gather(marks: Iterable[tuple[str, Any]], kinds: Mapping[str, frozenset[str]]
     """
     boxes: dict[str, list[Any]] = {}
     for phrase, box in marks:
-        boxes.setdefault(phrase, []).append(box)
+        its = boxes.setdefault(phrase, [])
+        its += [] if box in its else [box]
     known = kinds or {}
     return tuple(MarkedObject(phrase, tuple(its), known.get(phrase, frozenset())) for phrase, its in boxes.items())
 
 
 def corners(numbers: Any) -> Any:
     """Return ``[x, y, width, height]`` as left, top, right and bottom; anything else unchanged."""
-    if not are_numbers(numbers):
+    found = four_numbers(numbers)
+    if found is None:
         return numbers
-    left, top, width, height = map(float, numbers)
+    left, top, width, height = found
     return left, top, left + width, top + height
 
 
@@ -114,9 +115,10 @@ def boxes_of(marked: MarkedObject, image: MarkedImage, size: Size | None) -> tup
 
 
 def _checked(edges: Any, frame: Size | None) -> Box:
-    if not are_numbers(edges):
+    found = four_numbers(edges)
+    if found is None:
         raise UserError(NOT_FOUR)
-    left, top, right, bottom = map(float, edges)
+    left, top, right, bottom = found
     if not (left < right and top < bottom):
         raise UserError(NO_AREA)
     if frame is None:
@@ -146,6 +148,28 @@ def size_of_fields(width: Any, height: Any) -> Size | None:
     return sides[0], sides[1]
 
 
+def check_pixels(images: Iterable[tuple[str, Iterable[Any]]], hint: str) -> None:
+    """See that boxes are in pixels: were all of them shares of their images, each would be a box within a pixel.
+
+    Args:
+        images: of each image its place in words, and its boxes.
+        hint: what to do.
+
+    Raises:
+        UserError: if there are boxes and no number of any is above 1.
+    """
+    first = ""
+    for location, boxes in images:
+        for found in filter(None, map(four_numbers, boxes)):
+            first = first or location
+            if max(found) > 1.0:
+                return
+    if first:
+        raise UserError(
+            f"{first}: no number of any box is above 1, so they are shares of the image and not pixels: {hint}"
+        )
+
+
 def numbers_of(fields: Sequence[str]) -> Any:
     """Return the fields of a table as numbers; unchanged where one is none."""
     try:
@@ -156,9 +180,7 @@ def numbers_of(fields: Sequence[str]) -> Any:
 
 def are_numbers(edges: Any) -> bool:
     """Return whether a value is four finite numbers."""
-    if not isinstance(edges, Sequence) or isinstance(edges, str) or len(edges) != 4:
-        return False
-    return all(isinstance(n, int | float) and not isinstance(n, bool) and math.isfinite(n) for n in edges)
+    return four_numbers(edges) is not None
 
 
 class AbsentObjects:
