@@ -54,7 +54,7 @@ def test_an_id_of_two_images_is_of_neither_and_shares_are_refused(downloads):
     }
     shares = [{"image_id": 7, "category_id": 1, "bbox": [0.1, 0.2, 0.4, 0.2]}]
     with pytest.raises(
-        UserError, match=r"no number of any box is above 1, so they are shares and .* COCO's boxes are pixels"
+        UserError, match=r"no number of any box is above 1, so they are shares .* COCO's boxes are pixels"
     ):
         downloads.convert(CocoBoxes(file=write(downloads, annotations=shares)))
 
