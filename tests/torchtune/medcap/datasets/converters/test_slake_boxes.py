@@ -27,6 +27,8 @@ def test_an_object_is_a_question_and_all_its_boxes_are_the_answer(downloads):
         "image": "xmlab0/source.jpg",
         "task": "REC",
         "phrase": "left lung",
+        "modality": "CT",
+        "organ": "Lung",
         "image_size": [100, 50],
         "boxes": [[10.0, 5.0, 30.0, 35.0]],
     }
