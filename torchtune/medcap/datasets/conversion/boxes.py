@@ -26,8 +26,8 @@ Source = Callable[[Tally], Iterator[MarkedImage]]
 @dataclass(frozen=True, kw_only=True)
 class BoxConverter(Converter):
     """Makes rows of a set of boxes. A row has, beside its turns, ``task``, ``image_size`` and, where they are known,
-    ``phrase``, ``patient``, ``modality`` and ``organ``; and ``boxes``, in pixels of the image, for each ``<BOX>`` of the
-    answer.
+    ``phrase``, ``patient``, ``modality`` and ``organ``; and ``boxes``, in pixels of the image, for each ``<BOX>`` of
+    the answer.
 
     Attributes:
         where: question for an object's place.
