@@ -10,7 +10,7 @@ from typing import Any
 
 from torchtune.data import Message
 
-from medcap.data.boxes.box import AbsentBox, Box, Edges, Size, named_boxes_from_json
+from medcap.data.boxes.box import AbsentBox, Box, Edges, Size, named_boxes_from_json, pixels_of
 from medcap.data.boxes.frame import clip
 from medcap.data.boxes.notations import BoxText, find_box_texts
 from medcap.data.boxes.style import BOX_WORD, NOT_SEEN, BoxStyle
@@ -28,6 +28,7 @@ def place_boxes(row: Any, record: Record, style: BoxStyle, size_of: Callable[[Im
     Boxes stand in the texts, or under ``boxes`` in pixels of the original images. The latter take the places of the
     words ``<BOX>`` in the turns, in their order; of an answer without words, they become the answer. Where a row has
     ``boxes`` and no place for them, they are only facts about it. ``null`` is the box of what the image does not show.
+    Where a row of one image has an ``image_size``, its pixels are those of an image of that size.
 
     Args:
         row: the decoded JSON value.
@@ -48,7 +49,7 @@ def place_boxes(row: Any, record: Record, style: BoxStyle, size_of: Callable[[Im
     words = sum(text.count(BOX_WORD) for text in _texts(record.messages))
     if style.is_plain and not (words or _silent(record.messages)):
         return record
-    images = _Images(record.images, size_of)
+    images = _Images(record.images, size_of, row.get("image_size") if isinstance(row, Mapping) else None)
     if not images.all and given is None:
         return record  # words alone, which may speak of any image
     boxes = [] if given is None else [images.measured(box) for box in named_boxes_from_json(given, None)]
@@ -93,11 +94,12 @@ class _Images:
     Args:
         images: in their order.
         size_of: reads a size.
+        given: the row's ``image_size``, which counts where it has one image.
     """
 
-    def __init__(self, images: list[ImageRef], size_of: Callable[[ImageRef], Size]) -> None:
+    def __init__(self, images: list[ImageRef], size_of: Callable[[ImageRef], Size], given: Any = None) -> None:
         self.all = images
-        self._size_of = size_of
+        self._size_of, self._given = size_of, given if len(images) == 1 else None
         self._sizes: dict[tuple[str, str], Size] = {}
 
     def size(self, number: int) -> Size:
@@ -107,6 +109,10 @@ class _Images:
         if key not in self._sizes:
             self._sizes[key] = self._size_of(image)
         return self._sizes[key]
+
+    def unit(self, number: int) -> Size:
+        """Return the width and height that the row's pixels on an image count."""
+        return pixels_of(self._given, self.size(number))
 
     def fit(self, number: int) -> str | None:
         """Return how an image fills the tower's square, as far as its view says it."""
@@ -120,7 +126,7 @@ class _Images:
             )
         if isinstance(box, AbsentBox):
             return box
-        width, height = self.size(box.image)
+        width, height = self.unit(box.image)
         left, top, right, bottom = box.edges
         edges = clip((left / width, top / height, right / width, bottom / height))
         if edges is None:
@@ -212,14 +218,15 @@ class _Writer:
             )
         number = self.images.of_text(self._shown, words, to_head)
         size = self.images.size(number)
-        edges = found.edges_within(size)
+        unit = self.images.unit(number) if found.notation == "coloninst" else size
+        edges = found.edges_within(unit)
         if edges is None:
             raise UserError(
-                f"{words} has no area on its image of {size[0]} x {size[1]} pixels (read as {found.notation}): correct"
+                f"{words} has no area on its image of {unit[0]} x {unit[1]} pixels (read as {found.notation}): correct"
                 " it, name the notation of this file by dataset.box_format, or remove the row"
             )
         written = self.style.written or found.notation
-        stays = written == found.notation and not self.style.shown and edges == found.edges(size)
+        stays = written == found.notation and not self.style.shown and unit == size and edges == found.edges(size)
         if stays and not to_head:
             self._take()
             return text[found.start : found.end]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from medcap.data.boxes.box import Box, Size, named_boxes_from_json
+from medcap.data.boxes.box import Box, Size, named_boxes_from_json, size_from_json
 from medcap.data.boxes.notations import write_box
 from medcap.data.chat_tokenizer import role_of
 from medcap.data.images.reader import ImageReader
@@ -110,9 +110,11 @@ def _answers(row: Any, record: Record, reader: ImageReader) -> Iterator[tuple[li
 
     @cache
     def size() -> Size:
-        given = row.get("image_size")
-        return tuple(given) if given else reader.shown_size(ImageRef.of(record.images[0]))
+        given = size_from_json(row.get("image_size") if isinstance(row, Mapping) else None)
+        return given or reader.shown_size(ImageRef.of(record.images[0]))
 
+    if not record.images:
+        return  # words alone, which may speak of any image
     given = row.get("boxes") if isinstance(row, Mapping) else None
     structured = iter(named_boxes_from_json(given, size())) if given else iter(())
     phrase = str(row.get("phrase") or "") if isinstance(row, Mapping) else ""

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from medcap.data.boxes.box import Size
+from medcap.data.boxes.box import Size, size_from_json
 from medcap.data.chat_tokenizer import role_of
 from medcap.data.images.reader import ImageReader
 from medcap.data.images.reference import ImageRef
@@ -152,8 +152,8 @@ def _answers(row: Any, record: Record, reader: ImageReader) -> Iterator[tuple[li
 
     @cache
     def size() -> Size:
-        given = row.get("image_size")
-        return tuple(given) if given else reader.shown_size(ImageRef.of(record.images[0]))
+        given = size_from_json(row.get("image_size") if isinstance(row, Mapping) else None)
+        return given or reader.shown_size(ImageRef.of(record.images[0]))
 
     given = row.get("masks") if isinstance(row, Mapping) else None
     structured = iter(regions_from_json(given, "masks", absent=True) if given else ())

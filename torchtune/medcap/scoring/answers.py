@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medcap.data.boxes.box import Size, boxes_from_json
+from medcap.data.boxes.box import size_from_json
 from medcap.data.json_text import parse_json
 from medcap.data.outputs import NOTHING, Outputs
 from medcap.datasets.rows.json_rows import read_rows
@@ -18,7 +18,7 @@ from medcap.errors import UserError
 from medcap.scoring.answer_layouts import flat_row
 from medcap.scoring.answer_masks import MASK_KEYS, REFERENCE_MASK_KEYS, row_masks
 from medcap.scoring.question import FACTS, GROUPS, Answer, Question
-from medcap.scoring.replies.box_reply import good_boxes
+from medcap.scoring.replies.box_reply import boxes_on_image, good_boxes
 from medcap.scoring.replies.numbers import number_text
 
 if TYPE_CHECKING:
@@ -205,9 +205,9 @@ def _whole_lines(path: Path) -> list[Any] | None:
 
 
 def _answer(value: Mapping[str, Any], index: int, reader: Callable[[], ImageReader]) -> Answer:
-    size = _size(value.get("image_size"))
+    size = size_from_json(value.get("image_size"))
     boxes = value.get("reference_boxes")
-    wanted = None if boxes is None else boxes_from_json(boxes, size, "reference_boxes")
+    wanted = None if boxes is None else boxes_on_image(boxes, size, "reference_boxes")
     masks = row_masks(value, reader)
     of_masks = any(key in value for key in (*MASK_KEYS, *REFERENCE_MASK_KEYS))
     without_words = None if wanted is None and not of_masks else ""
@@ -250,14 +250,6 @@ def _answer(value: Mapping[str, Any], index: int, reader: Callable[[], ImageRead
     verdict = value.get("verdict")
     said = verdict if isinstance(verdict, str) else str(verdict).lower() if isinstance(verdict, bool) else ""
     return Answer(question, text, outputs, bad, masks.bad, said)
-
-
-def _size(value: Any) -> Size | None:
-    if value is None:
-        return None
-    if not isinstance(value, list) or len(value) != 2 or not all(type(side) is int and side > 0 for side in value):
-        raise UserError(f"'image_size' must be [width, height] in pixels, not {json.dumps(value)[:60]}")
-    return value[0], value[1]
 
 
 def _texts(values: Sequence[Any], name: str) -> list[str]:

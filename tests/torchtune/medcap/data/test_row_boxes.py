@@ -165,6 +165,23 @@ def test_a_box_partly_outside_is_cut():
     assert placed("<BOX>", boxes=[[-5, -5, 100, 50]])[0][1] == "[0, 0, 500, 500]"
 
 
+def test_pixels_are_those_of_an_image_of_image_size():
+    fields = {"image_size": [400, 200]}  # the file is half as large
+    assert placed("<BOX>", boxes=[[100, 50, 200, 100]], **fields)[0][1] == "[250, 250, 500, 500]"
+    assert placed("<BOX>", boxes=[100, 50, 200, 100], **fields)[0][1] == "[250, 250, 500, 500]"
+    assert placed("{<100><50><200><100>}", keys={"box_write": "coloninst"}, **fields)[0][1] == "{<50><25><100><50>}"
+    assert placed("{<100><50><200><100>}", keys={"box_answer": "head"}, **fields)[1] == (Box((0.25, 0.25, 0.5, 0.5)),)
+    assert (
+        placed("[250, 250, 500, 500]", keys={"box_write": "qwen"}, **fields)[0][1] == "<box>(250,250),(500,500)</box>"
+    )
+    with pytest.raises(
+        UserError, match="'image_size' is 300 x 300, but the image is 200 x 100, which is another shape"
+    ):
+        placed("<BOX>", boxes=[[0, 0, 9, 9]], image_size=[300, 300])
+    with pytest.raises(UserError, match=r"'image_size' must be \[width, height\] in pixels, not big"):
+        placed("<BOX>", boxes=[[0, 0, 9, 9]], image_size="big")
+
+
 def test_of_several_images_a_box_says_which():
     fields = {"images": ("a.png", "c.png"), "boxes": [{"box": [100, 50, 200, 100], "image": 1}]}
     assert placed("On the second: <BOX>", **fields)[0][1] == "On the second: [250, 125, 500, 250]"

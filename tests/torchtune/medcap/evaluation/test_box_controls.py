@@ -88,6 +88,11 @@ def training(tmp_path):
         row("Where is the <ref>disc</ref>?", "<ref>disc</ref><box>(500,500),(900,900)</box>"),
         row("Describe it.", "A lung."),
         row("Where is it?", "<BOX>", boxes=[[0, 0, 5]], image_size=[100, 50]),
+        row("Where is it?", "<BOX>", boxes=[[0, 0, 5, 5]], image_size="big"),
+        {
+            "conversations": [{"from": "human", "value": "Where?"}, {"from": "gpt", "value": "<BOX>"}],
+            "boxes": [[0, 0, 5, 5]],
+        },
     ]
     path = tmp_path / "train.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -99,7 +104,7 @@ def test_the_prior_is_the_mean_box_of_a_phrase(training):
     assert prior.box(question("0", "x.png", "ring")).edges == pytest.approx((0.1, 0.0, 0.3, 0.2))
     assert prior.box(question("1", "x.png", "disc")).edges == pytest.approx(DISC.edges)
     assert prior.box(question("2", "x.png", "star", boxes=())).edges == pytest.approx((0.7 / 3, 0.5 / 3, 0.5, 1.3 / 3))
-    assert prior.notices[0].startswith("prior_box: 1 training rows cannot be read; the first: 'boxes' holds [0, 0, 5]")
+    assert prior.notices[0].startswith("prior_box: 2 training rows cannot be read; the first: 'boxes' holds [0, 0, 5]")
     training.write_text(training.read_text().splitlines()[4] + "\n")
     with pytest.raises(UserError, match=r"prior_source: no answer of .*train.jsonl holds a box"):
         BoxPrior(TrainingAnswers(((str(training), "auto"),)))

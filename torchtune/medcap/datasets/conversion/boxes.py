@@ -26,7 +26,8 @@ Source = Callable[[Tally], Iterator[MarkedImage]]
 @dataclass(frozen=True, kw_only=True)
 class BoxConverter(Converter):
     """Makes rows of a set of boxes. A row has, beside its turns, ``task``, ``image_size`` and, where they are known,
-    ``phrase`` and ``patient``; and ``boxes``, in pixels of the image, for each ``<BOX>`` of the answer.
+    ``phrase``, ``patient``, ``modality`` and ``organ``; and ``boxes``, in pixels of the image, for each ``<BOX>`` of
+    the answer.
 
     Attributes:
         where: question for an object's place.
@@ -141,7 +142,7 @@ def _examples(
 
 
 def _fields(question: BoxQuestion, image: MarkedImage, size: Size | None) -> dict[str, Any]:
-    fields: dict[str, Any] = {"task": question.task, "phrase": question.phrase, "patient": image.patient}
+    fields: dict[str, Any] = {"task": question.task, "phrase": question.phrase, "patient": image.patient, **image.meta}
     fields = {key: value for key, value in fields.items() if value}
     if size is not None:
         fields["image_size"] = list(size)

@@ -11,7 +11,15 @@ from pathlib import Path
 from medcap.data.boxes.box import Size
 from medcap.datasets.conversion.base import Folders, existing_file
 from medcap.datasets.conversion.boxes import BoxConverter, Source
-from medcap.datasets.published.marked import SHARES, MarkedImage, corners, gather, numbers_of, plain_phrase
+from medcap.datasets.published.marked import (
+    SHARES,
+    MarkedImage,
+    check_pixels,
+    corners,
+    gather,
+    numbers_of,
+    plain_phrase,
+)
 from medcap.datasets.published.reading import Tally, csv_heading, csv_records
 from medcap.datasets.rows.delimited import delimiter_of
 
@@ -92,6 +100,9 @@ class CsvBoxes(BoxConverter):
             numbers = numbers_of(fields)
             box = corners(numbers) if self.box_numbers == "xywh" else numbers
             marks.setdefault(name, []).append((plain_phrase(label), box))
+        if self.unit == "pixels":
+            boxes = ((first[name][0], (box for _, box in its)) for name, its in marks.items())
+            check_pixels(boxes, "give --unit shares")
         frame: Size | None = SHARES if self.unit == "shares" else None
         for name, (location, patient) in first.items():
             yield MarkedImage(location, (name,), gather(marks.get(name, ())), frame, patient)

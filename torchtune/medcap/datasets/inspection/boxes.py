@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from medcap.data.boxes.box import AbsentBox, Size, named_boxes_from_json
+from medcap.data.boxes.box import AbsentBox, Size, listed_boxes, named_boxes_from_json, pixels_of
 from medcap.data.boxes.frame import clip
 from medcap.data.boxes.notations import BoxText, find_box_texts, find_look_alikes
 from medcap.data.images.reference import ImageRef
@@ -71,13 +71,13 @@ def boxes_of_row(
         A fact for each box; none for a row whose images cannot be read.
     """
     with contextlib.suppress(UserError):
-        return tuple(_in_field(row, record, size_of)) + tuple(_in_texts(record, notation, size_of))
+        return tuple(_in_field(row, record, size_of)) + tuple(_in_texts(row, record, notation, size_of))
     return ()
 
 
 def _in_field(row: Any, record: Record, size_of: Callable[[ImageRef], Size]) -> Iterator[BoxFacts]:
     given = row.get(FIELD) if isinstance(row, Mapping) else None
-    for entry in given if isinstance(given, list) else []:
+    for entry in listed_boxes(given, FIELD) if isinstance(given, list) else []:
         words = str(entry.get("box") if isinstance(entry, Mapping) else entry)[:80]
         try:
             (box,) = named_boxes_from_json([entry], None)
@@ -89,12 +89,19 @@ def _in_field(row: Any, record: Record, size_of: Callable[[ImageRef], Size]) -> 
             continue
         if isinstance(box, AbsentBox):
             continue
-        width, height = size_of(record.images[box.image])
+        width, height = _unit(row, record, size_of(record.images[box.image]))
         left, top, right, bottom = box.edges
         yield _judged(FIELD, words, (left / width, top / height, right / width, bottom / height))
 
 
-def _in_texts(record: Record, notation: str | None, size_of: Callable[[ImageRef], Size]) -> Iterator[BoxFacts]:
+def _unit(row: Any, record: Record, size: Size) -> Size:
+    """Return the width and height that the row's pixels count, as :func:`place_boxes` takes them."""
+    return pixels_of(row.get("image_size"), size) if isinstance(row, Mapping) and len(record.images) == 1 else size
+
+
+def _in_texts(
+    row: Any, record: Record, notation: str | None, size_of: Callable[[ImageRef], Size]
+) -> Iterator[BoxFacts]:
     images, shown = record.images, 0
     for message in record.messages:
         for part in message.content:
@@ -110,7 +117,8 @@ def _in_texts(record: Record, notation: str | None, size_of: Callable[[ImageRef]
                     yield BoxFacts(found.notation, EXCESS, words)
                     continue
                 size = size_of(images[max(shown, 1) - 1])
-                yield _judged(found.notation, words, found.edges(size), _like_pixels(found, size))
+                unit = _unit(row, record, size) if found.notation == "coloninst" else size
+                yield _judged(found.notation, words, found.edges(unit), _like_pixels(found, size))
 
 
 def _judged(

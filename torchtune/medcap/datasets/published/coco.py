@@ -5,6 +5,7 @@ Format: https://cocodataset.org/#format-data. MS-CXR's JSON file is one, with ``
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -12,10 +13,13 @@ from typing import Any
 from medcap.data.boxes.box import Size
 from medcap.data.json_text import JsonError, parse_json
 from medcap.datasets.published.fields import field_text
-from medcap.datasets.published.marked import MarkedImage, corners, gather, plain_phrase
+from medcap.datasets.published.marked import MarkedImage, check_pixels, corners, gather, plain_phrase, size_of_fields
 from medcap.datasets.published.reading import Tally
 from medcap.errors import UserError
 
+NO_IMAGE = "an annotation of an image that is not in the file"
+MANY_IMAGES = "an annotation of an id that several images have"
+SAME_ID = "an image whose id another one has, too"
 _PARTS = ("images", "annotations", "categories")
 
 
@@ -55,13 +59,13 @@ def images(
     names = {entry.get("id"): field_text(entry.get("name")) for entry in parts["categories"] if is_object(entry)}
     marks: dict[Any, list[tuple[str, Any]]] = {}
     kinds: dict[str, frozenset[str]] = {}
-    known = {entry.get("id") for entry in parts["images"] if is_object(entry)}
+    ids = image_ids(parts)
     for number, entry in enumerate(parts["annotations"]):
         location = f"{path}, annotation {number}"
         if not is_object(entry):
             tally.skip("an annotation is not an object", location)
-        elif entry.get("image_id") not in known:
-            tally.skip("an annotation of an image that is not in the file", location)
+        elif ids[entry.get("image_id")] != 1:
+            tally.skip(NO_IMAGE if not ids[entry.get("image_id")] else MANY_IMAGES, location)
         elif not names.get(entry.get("category_id")):
             tally.skip("an annotation without a known category", location)
         elif entry.get("iscrowd"):
@@ -74,6 +78,7 @@ def images(
                 continue
             marks.setdefault(entry["image_id"], []).append((phrase, corners(entry.get("bbox"))))
             kinds[phrase] = kinds.get(phrase, frozenset()) | {category}
+    check_pixels(((str(path), (box for _, box in its)) for its in marks.values()), "COCO's boxes are pixels")
     for number, entry in enumerate(parts["images"]):
         tally.read += 1
         location = f"{path}, image {number}"
@@ -81,8 +86,17 @@ def images(
         if not name or name.startswith("/") or ".." in PurePosixPath(name).parts:
             tally.skip("an image without a usable 'file_name'", location)
             continue
+        if ids[entry.get("id")] > 1:
+            tally.skip(SAME_ID, location)
+            continue
         patient = field_text(entry.get(patient_key)) if patient_key else ""
         yield MarkedImage(location, (name,), gather(marks.get(entry.get("id"), ()), kinds), image_size(entry), patient)
+
+
+def image_ids(parts: Mapping[str, list[Any]]) -> Counter[Any]:
+    """Return how many images have each id."""
+    ids = (entry.get("id") for entry in parts["images"] if is_object(entry))
+    return Counter(name for name in ids if name is not None)
 
 
 def is_object(entry: Any) -> bool:
@@ -92,7 +106,4 @@ def is_object(entry: Any) -> bool:
 
 def image_size(entry: Mapping[str, Any]) -> Size | None:
     """Return an image's width and height; None where the file does not say them."""
-    sides = [entry.get(key) for key in ("width", "height")]
-    if all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in sides):
-        return int(sides[0]), int(sides[1])  # type: ignore[arg-type]
-    return None
+    return size_of_fields(entry.get("width"), entry.get("height"))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from medcap.data.boxes.box import Size
 from medcap.data.regions.region import region_from_json
 from medcap.data.regions.run_length import decode
-from medcap.datasets.published.coco import image_size, is_object
+from medcap.datasets.published.coco import MANY_IMAGES, NO_IMAGE, SAME_ID, image_ids, image_size, is_object
 from medcap.datasets.published.fields import field_text
 from medcap.datasets.published.marked import plain_phrase
 from medcap.datasets.published.outlined import OutlinedImage, outlined
@@ -35,12 +35,12 @@ def images(path: Path, parts: Mapping[str, list[Any]], tally: Tally, patient_key
         patient_key: field of an image that says whose it is.
     """
     names = {entry.get("id"): field_text(entry.get("name")) for entry in parts["categories"] if is_object(entry)}
-    known = {entry.get("id") for entry in parts["images"] if is_object(entry)}
+    ids = image_ids(parts)
     marks: dict[Any, list[tuple[str, Any, str]]] = {}
     for number, entry in enumerate(parts["annotations"]):
         location = f"{path}, annotation {number}"
-        if not is_object(entry) or entry.get("image_id") not in known:
-            tally.skip("an annotation of an image that is not in the file", location)
+        if not is_object(entry) or ids[entry.get("image_id")] != 1:
+            tally.skip(MANY_IMAGES if is_object(entry) and ids[entry.get("image_id")] else NO_IMAGE, location)
         elif not names.get(entry.get("category_id")):
             tally.skip("an annotation without a known category", location)
         elif not entry.get("segmentation"):
@@ -55,6 +55,8 @@ def images(path: Path, parts: Mapping[str, list[Any]], tally: Tally, patient_key
         size = image_size(entry) if name else None
         if not name or name.startswith("/") or ".." in PurePosixPath(name).parts:
             tally.skip("an image without a usable 'file_name'", location)
+        elif ids[entry.get("id")] > 1:
+            tally.skip(SAME_ID, location)
         elif size is None:
             tally.skip("an image without 'width' and 'height'", location)
         else:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeGuard
+from typing import Any
 
-from medcap.data.boxes.box import Box, Size
+from medcap.data.boxes.box import Box, Size, four_numbers, same_shape
 from medcap.errors import UserError
 
 Edges = tuple[float, float, float, float]
@@ -67,7 +66,7 @@ class MarkedImage:
 
 
 def gather(marks: Iterable[tuple[str, Any]], kinds: Mapping[str, frozenset[str]] | None = None) -> tuple[Any, ...]:
-    """Return objects from single boxes: those of one phrase belong to one object.
+    """Return objects from single boxes: those of one phrase belong to one object, and a box that is there twice is one.
 
     Args:
         marks: phrase and box, in the file's order.
@@ -75,16 +74,18 @@ def gather(marks: Iterable[tuple[str, Any]], kinds: Mapping[str, frozenset[str]]
     """
     boxes: dict[str, list[Any]] = {}
     for phrase, box in marks:
-        boxes.setdefault(phrase, []).append(box)
+        its = boxes.setdefault(phrase, [])
+        its += [] if box in its else [box]
     known = kinds or {}
     return tuple(MarkedObject(phrase, tuple(its), known.get(phrase, frozenset())) for phrase, its in boxes.items())
 
 
 def corners(numbers: Any) -> Any:
     """Return ``[x, y, width, height]`` as left, top, right and bottom; anything else unchanged."""
-    if not are_numbers(numbers):
+    found = four_numbers(numbers)
+    if found is None:
         return numbers
-    left, top, width, height = map(float, numbers)
+    left, top, width, height = found
     return left, top, left + width, top + height
 
 
@@ -113,15 +114,16 @@ def boxes_of(marked: MarkedObject, image: MarkedImage, size: Size | None) -> tup
         UserError: if a box is unusable; a part of an object would be another object.
     """
     frame = image.frame or size
-    if frame != SHARES and frame is not None and size is not None and not _same_shape(frame, size):
+    if frame != SHARES and frame is not None and size is not None and not same_shape(frame, size):
         raise UserError(_OTHER_SHAPE)
     return tuple(_checked(edges, frame) for edges in marked.boxes)
 
 
 def _checked(edges: Any, frame: Size | None) -> Box:
-    if not are_numbers(edges):
+    found = four_numbers(edges)
+    if found is None:
         raise UserError(NOT_FOUR)
-    left, top, right, bottom = map(float, edges)
+    left, top, right, bottom = found
     if not (left < right and top < bottom):
         raise UserError(NO_AREA)
     if frame is None:
@@ -134,9 +136,43 @@ def _checked(edges: Any, frame: Size | None) -> Box:
     return Box((left, top, right, bottom))
 
 
-def is_size(value: Any) -> TypeGuard[list[int]]:
-    """Return whether a value is a width and a height in pixels."""
-    return isinstance(value, list) and len(value) == 2 and all(isinstance(side, int) and side > 0 for side in value)
+def size_of_fields(width: Any, height: Any) -> Size | None:
+    """Return the width and height that a file says an image has, as numbers or as text; None where it does not.
+
+    A table that pandas has written with a gap in the column has ``2544.0``.
+    """
+    sides = []
+    for side in (width, height):
+        try:
+            number = 0.0 if isinstance(side, bool) else float(side)
+        except (TypeError, ValueError):
+            return None
+        if not number.is_integer() or number <= 0:
+            return None
+        sides.append(int(number))
+    return sides[0], sides[1]
+
+
+def check_pixels(images: Iterable[tuple[str, Iterable[Any]]], hint: str) -> None:
+    """See that boxes are in pixels: were all of them shares of their images, each would be a box within a pixel.
+
+    Args:
+        images: of each image its place in words, and its boxes.
+        hint: what to do.
+
+    Raises:
+        UserError: if there are boxes and no number of any is above 1.
+    """
+    first = ""
+    for location, boxes in images:
+        for found in filter(None, map(four_numbers, boxes)):
+            first = first or location
+            if max(found) > 1.0:
+                return
+    if first:
+        raise UserError(
+            f"{first}: no number of any box is above 1, so they are shares of the image and not pixels: {hint}"
+        )
 
 
 def numbers_of(fields: Sequence[str]) -> Any:
@@ -149,15 +185,7 @@ def numbers_of(fields: Sequence[str]) -> Any:
 
 def are_numbers(edges: Any) -> bool:
     """Return whether a value is four finite numbers."""
-    if not isinstance(edges, Sequence) or isinstance(edges, str) or len(edges) != 4:
-        return False
-    return all(isinstance(n, int | float) and not isinstance(n, bool) and math.isfinite(n) for n in edges)
-
-
-def _same_shape(frame: Size, size: Size) -> bool:
-    """Return whether an image is the one that boxes were drawn on, perhaps resized."""
-    height = frame[1] * size[0] / frame[0]
-    return abs(height - size[1]) <= max(1.5, 0.01 * size[1])
+    return four_numbers(edges) is not None
 
 
 class AbsentObjects:

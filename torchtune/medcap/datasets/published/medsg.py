@@ -19,7 +19,7 @@ from medcap.data.boxes.box import Box, Size
 from medcap.data.boxes.notations import write_box
 from medcap.datasets.published.fields import field_text, question_text
 from medcap.datasets.published.finding import Layout
-from medcap.datasets.published.marked import is_size
+from medcap.datasets.published.marked import size_of_fields
 from medcap.datasets.published.reading import Tally, json_records
 
 TASKS = (
@@ -80,7 +80,7 @@ def questions(path: Path, tally: Tally) -> Iterator[SequenceQuestion]:
             tuple(_names(name) for name in images),
             question,
             record.get("answer"),
-            (size[0], size[1]) if is_size(size) else None,
+            size_of_fields(*size) if isinstance(size, list) and len(size) == 2 else None,
             _target(task, question, len(images)),
             f"{case[1]} {case[2]}" if case else "",
         )

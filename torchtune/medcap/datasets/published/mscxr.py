@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from medcap.data.boxes.box import Size
 from medcap.datasets.published.finding import Layout
-from medcap.datasets.published.marked import MarkedImage, corners, gather, numbers_of
+from medcap.datasets.published.marked import MarkedImage, corners, gather, numbers_of, size_of_fields
 from medcap.datasets.published.reading import Tally, csv_heading, csv_records
 from medcap.errors import UserError
 
@@ -54,8 +54,7 @@ def images(path: Path, split: str, tally: Tally) -> Iterator[MarkedImage]:
         if not sentence or not name or ".." in PurePosixPath(name).parts:
             tally.skip("a line without a sentence or a path", location)
             continue
-        size = tuple(int(row[key]) if row[key].isdecimal() else 0 for key in ("image_width", "image_height"))
-        facts.setdefault(name, (location, name, (size[0], size[1]) if all(size) else None))
+        facts.setdefault(name, (location, name, size_of_fields(row["image_width"], row["image_height"])))
         marks.setdefault(name, []).append((sentence, corners(numbers_of([row[key] for key in "xywh"]))))
         kinds[sentence] = kinds.get(sentence, frozenset()) | {row["category_name"].strip()}
     for location, name, size in facts.values():

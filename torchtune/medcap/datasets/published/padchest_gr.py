@@ -45,17 +45,23 @@ def images(path: Path, split: str, tally: Tally) -> Iterator[MarkedImage]:
         if not isinstance(findings, list) or not all(isinstance(finding, Mapping) for finding in findings):
             tally.skip("'findings' is not a list of objects", location)
             continue
-        objects: dict[str, MarkedObject] = {}
+        marks: dict[str, list[Any]] = {}
+        kinds: dict[str, set[str]] = {}
         others: set[str] = set()
         for finding in findings:
-            sentence, boxes = " ".join(field_text(finding.get("sentence_en")).split()), finding.get("boxes") or ()
+            sentence, boxes = " ".join(field_text(finding.get("sentence_en")).split()), finding.get("boxes") or []
             others.update(_labels(finding))
-            if boxes and sentence:
-                objects[sentence] = MarkedObject(sentence, tuple(boxes), frozenset(_labels(finding)))
+            if not isinstance(boxes, list):
+                tally.skip("'boxes' of a finding is not a list", location)
+            elif boxes and sentence:
+                # One sentence may be there twice, each time with boxes of its own.
+                known = marks.setdefault(sentence, [])
+                known += [box for box in boxes if box not in known]
+                kinds.setdefault(sentence, set()).update(_labels(finding))
         yield MarkedImage(
             location,
             (name,),
-            tuple(objects.values()),
+            tuple(MarkedObject(it, tuple(boxes), frozenset(kinds[it])) for it, boxes in marks.items()),
             SHARES,
             patients[name],
             frozenset(others),

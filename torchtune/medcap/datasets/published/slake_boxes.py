@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from medcap.data.json_text import JsonError, parse_json
 from medcap.datasets.published.fields import field_text
@@ -19,6 +20,7 @@ from medcap.datasets.published.reading import Tally
 from medcap.datasets.published.slake import image_rows
 
 FILE = "detection.json"
+NO_NAME = "an object has no name"
 NO_FILE, NO_JSON, NO_LIST = f"there is no {FILE}", f"{FILE} is not valid JSON", f"{FILE} is not a list of objects"
 _META = {"modality": "modality", "organ": "location"}
 
@@ -46,6 +48,16 @@ def images(found: Found, folders: list[Path], tally: Tally) -> Iterator[MarkedIm
         if not isinstance(value, list) or not all(isinstance(entry, Mapping) for entry in value):
             tally.skip(NO_LIST, str(path))
             continue
-        marks = [(plain_phrase(str(label)), corners(box)) for entry in value for label, box in entry.items()]
+        marks = [
+            (plain_phrase(str(label)), box) for entry in value for label, each in entry.items() for box in _all(each)
+        ]
+        if not all(phrase for phrase, _ in marks):
+            tally.skip(NO_NAME, str(path))
+        marks = [(phrase, corners(box)) for phrase, box in marks if phrase]
         meta = {key: field_text(row.get(field)) for key, field in _META.items() if field_text(row.get(field))}
         yield MarkedImage(str(path), (name,), gather(marks), meta=meta)
+
+
+def _all(boxes: Any) -> list[Any]:
+    """Return the boxes of a label, which is one box or a list of them."""
+    return boxes if isinstance(boxes, list) and boxes and all(isinstance(box, list) for box in boxes) else [boxes]

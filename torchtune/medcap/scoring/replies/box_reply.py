@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from medcap.data.boxes.box import Box, Size, boxes_from_json
+from medcap.data.boxes.box import Box, Size, boxes_from_json, listed_boxes
+from medcap.data.boxes.frame import clip
 from medcap.data.boxes.notations import find_boxes
 from medcap.errors import UserError
 from medcap.scoring.question import Answer, Question
@@ -66,21 +67,42 @@ def good_boxes(value: Any, size: Size | None) -> tuple[tuple[Box, ...], tuple[st
         size: width and height of the original image in pixels; None keeps the numbers as they are.
 
     Returns:
-        The boxes that are rectangles, and the other entries as text.
+        The boxes that are rectangles on the image, cut at its edges as those of texts are, and the other entries as
+        text.
 
     Raises:
         UserError: if it is not a list.
     """
-    if not isinstance(value, list):
-        boxes_from_json(value, size)
     boxes: list[Box] = []
     bad = []
-    for entry in value:
+    for entry in listed_boxes(value):
         try:
-            boxes += boxes_from_json([entry], size)
+            boxes += boxes_on_image([entry], size)
         except UserError:
             bad.append(json.dumps(entry)[:60])
     return tuple(boxes), tuple(bad)
+
+
+def boxes_on_image(value: Any, size: Size | None, name: str = "boxes") -> tuple[Box, ...]:
+    """Read boxes of a file of answers, cut at the edges of their image.
+
+    Args:
+        value: as :func:`boxes_from_json` takes it.
+        size: width and height of the original image in pixels; None keeps the numbers as they are.
+        name: name of the field, for messages.
+
+    Raises:
+        UserError: as :func:`boxes_from_json` does, and if nothing of a box is on the image.
+    """
+    boxes = boxes_from_json(value, size, name)
+    if size is None:
+        return boxes
+    cut = [(box, clip(box.edges)) for box in boxes]
+    for box, edges in cut:
+        if edges is None:
+            numbers = [round(edge, 2) for edge in box.pixels(size)]
+            raise UserError(f"'{name}' holds {numbers}, which is outside its image of {size[0]} x {size[1]} pixels")
+    return tuple(replace(box, edges=edges) for box, edges in cut if edges is not None)
 
 
 def reference_boxes(question: Question) -> tuple[Box, ...] | None:
@@ -99,16 +121,18 @@ def reference_boxes(question: Question) -> tuple[Box, ...] | None:
         return question.boxes
     text = question.references[0]
     found = boxes_in_text(text, question.image_size)
+    words = question.meta.get("task", "").strip().upper() in _WORDS or question.options or question.answer_type
+    if words and not found.boxes:
+        return None
     if found.unread and question.problem is None:
         raise UserError(
             f"row {question.id}: its reference holds {found.example!r}, which is no box: correct or drop the row"
         )
     if found.boxes:
         return found.boxes
-    words = question.meta.get("task", "").strip().upper() in _WORDS or question.options or question.answer_type
-    if question.problem is not None and not words:
+    if question.problem is not None:
         return (_ANY,)  # a question that cannot be asked is a miss
-    return () if not words and says_none(text) else None
+    return () if says_none(text) else None
 
 
 def predicted_boxes(answer: Answer) -> BoxReply:

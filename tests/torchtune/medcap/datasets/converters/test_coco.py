@@ -34,6 +34,31 @@ def test_an_annotation_is_a_box_in_the_image_s_own_pixels(downloads):
     assert said(rows_of(written)[0])[0] == "<image>\n\nWhere is the the big one?"
 
 
+@pytest.mark.parametrize("sides", [(200.0, 100.0), ("200", "100")])
+def test_sides_may_be_whole_floats_or_text(downloads, sides):
+    image = {"id": 7, "file_name": "ct/a.png", "width": sides[0], "height": sides[1]}
+    (written,) = downloads.convert(CocoBoxes(file=write(downloads, images=[image])))
+    assert rows_of(written)[0]["boxes"] == [[10.0, 5.0, 30.0, 15.0]]
+
+
+def test_an_id_of_two_images_is_of_neither_and_shares_are_refused(downloads):
+    (downloads.folder / "ct/b.png").write_bytes(picture(size=(100, 50)))
+    images = [{"id": number, "file_name": f"ct/{name}.png"} for number, name in ((7, "a"), (7, "b"), (8, "b"))]
+    boxes = [{"image_id": number, "category_id": 1, "bbox": ["20", "10", "40", "20"]} for number in (7, 8)]
+    file = write(downloads, images=images, annotations=boxes)
+    (written,) = downloads.convert(CocoBoxes(file=file))
+    assert [(row["image"], row["boxes"]) for row in rows_of(written)] == [("ct/b.png", [[20.0, 10.0, 60.0, 30.0]])]
+    assert left_out(written) == {
+        "an annotation of an id that several images have": 1,
+        "an image whose id another one has, too": 2,
+    }
+    shares = [{"image_id": 7, "category_id": 1, "bbox": [0.1, 0.2, 0.4, 0.2]}]
+    with pytest.raises(
+        UserError, match=r"no number of any box is above 1, so they are shares .* COCO's boxes are pixels"
+    ):
+        downloads.convert(CocoBoxes(file=write(downloads, annotations=shares)))
+
+
 def test_a_misspelt_patient_and_another_kind_of_file_are_named(downloads, tmp_path):
     file = write(downloads)
     with pytest.raises(UserError, match=r"--patient-key patent: no image of .*instances.json has this field"):

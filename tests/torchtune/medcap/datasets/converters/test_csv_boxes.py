@@ -32,6 +32,17 @@ def test_a_row_is_a_box_and_a_row_without_one_an_image(downloads):
     assert left_out(written) == {"'image' is empty": 1}
 
 
+def test_a_row_that_is_there_twice_is_one_box_and_shares_are_not_taken_for_pixels(downloads):
+    row = {"image": "a.png", "label": "Nodule", "x1": "10", "y1": "5", "x2": "30", "y2": "15"}
+    (written,) = downloads.convert(CsvBoxes(file=str(downloads.table("mine/boxes.csv", [row, row]))))
+    assert rows_of(written)[0]["boxes"] == [[10.0, 5.0, 30.0, 15.0]]
+    file = str(downloads.table("mine/shares.csv", [row | {"x1": "0.1", "y1": "0.2", "x2": "0.5", "y2": "1"}]))
+    with pytest.raises(UserError, match=r"shares.csv, line 2: no number of any box is above 1.*: give --unit shares"):
+        downloads.convert(CsvBoxes(file=file))
+    (written,) = downloads.convert(CsvBoxes(file=file, unit="shares"))
+    assert rows_of(written)[0]["boxes"] == [[10.0, 10.0, 50.0, 50.0]]
+
+
 def test_a_notation_that_is_chosen_stands_alone_as_published_sets_have_it(downloads):
     rows = [{"image": "a.png", "label": "Nodule", "x1": "10", "y1": "5", "x2": "30", "y2": "15"}]
     rows += [{**rows[0], "x1": "50", "x2": "60"}]

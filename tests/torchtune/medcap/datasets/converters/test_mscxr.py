@@ -43,6 +43,13 @@ def test_the_boxes_of_a_sentence_are_one_answer_and_fit_a_smaller_copy(tmp_path)
     assert said(rows_of(written)[0])[1] == "[0.0050, 0.0100, 0.0150, 0.0300]"
 
 
+@pytest.mark.parametrize(("width", "height"), [("200.0", "100.0"), (" 200", "100 ")])
+def test_a_size_that_pandas_wrote_is_a_size(tmp_path, width, height):
+    downloads = write(tmp_path, [line("a", (20, 10, 40, 20), image_width=width, image_height=height)])
+    (written,) = downloads.convert(MsCxr())
+    assert rows_of(written)[0]["boxes"] == [[10.0, 5.0, 30.0, 15.0]]  # the copy is half as large
+
+
 def test_missing_images_and_files_of_another_shape_are_counted(tmp_path):
     lines = [
         line("a", (1, 1, 2, 2)),

@@ -34,6 +34,15 @@ def test_sentences_with_boxes_are_asked_for(tmp_path):
     assert (row["boxes"], row["patient"], row["image_size"]) == ([[10.0, 10.0, 30.0, 20.0]], "P0", [100, 50])
 
 
+def test_a_sentence_that_is_there_twice_keeps_the_boxes_of_both(tmp_path):
+    first, box = finding("Nodule.", [[0.6, 0.1, 0.7, 0.2], [0.7, 0.3, 0.8, 0.4]]), [0.2, 0.2, 0.3, 0.4]
+    downloads = write(tmp_path, [first, finding("Nodule.", [box, first["boxes"][0]]), {"sentence_en": "a", "boxes": 5}])
+    (written,) = downloads.convert(PadChestGr())
+    (row,) = rows_of(written)
+    assert row["boxes"] == [[60.0, 5.0, 70.0, 10.0], [70.0, 15.0, 80.0, 20.0], [20.0, 10.0, 30.0, 20.0]]
+    assert left_out(written) == {"'boxes' of a finding is not a list": 1}
+
+
 def test_absent_findings_are_those_whose_labels_the_study_does_not_have(tmp_path):
     other = finding("Small effusion", [[0, 0, 1, 1]], ["Pleural Effusion"])
     nodule = finding("A nodule", [[0, 0, 1, 1]], ["nodule"])

@@ -27,11 +27,24 @@ def test_an_object_is_a_question_and_all_its_boxes_are_the_answer(downloads):
         "image": "xmlab0/source.jpg",
         "task": "REC",
         "phrase": "left lung",
+        "modality": "CT",
+        "organ": "Lung",
         "image_size": [100, 50],
         "boxes": [[10.0, 5.0, 30.0, 35.0]],
     }
     assert said(second) == ["<image>\n\nWhere is the nodule?", "The nodule lies at <BOX> and <BOX>."]
     assert second["boxes"] == [[1.0, 2.0, 4.0, 6.0], [11.0, 12.0, 14.0, 16.0]]
+
+
+def test_numbers_as_text_several_boxes_of_a_label_and_no_label(downloads):
+    objects = [{"Liver": ["10", "5", "20.0", "30"]}, {"Nodule": [[1, 2, 3, 4], [11, 12, 3, 4]]}, {" ": [1, 2, 3, 4]}]
+    write_slake_boxes(downloads, objects)
+    (written,) = downloads.convert(SlakeBoxes())
+    assert [(row["phrase"], row["boxes"]) for row in rows_of(written)] == [
+        ("liver", [[10.0, 5.0, 30.0, 35.0]]),
+        ("nodule", [[1.0, 2.0, 4.0, 6.0], [11.0, 12.0, 14.0, 16.0]]),
+    ]
+    assert left_out(written) == {"an object has no name": 1}
 
 
 @pytest.mark.parametrize(

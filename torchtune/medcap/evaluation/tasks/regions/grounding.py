@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from medcap.data.boxes.box import Box, Size
-from medcap.data.boxes.notations import find_boxes, write_box
+from medcap.data.boxes.box import Box, Size, listed_boxes, pixels_of
+from medcap.data.boxes.notations import find_box_texts, write_box
 from medcap.data.boxes.style import NOT_SEEN
 from medcap.datasets.published.box_questions import BOX, NONE, WHERE_OBJECT
 from medcap.datasets.published.fields import field_text
@@ -30,6 +30,7 @@ from medcap.evaluation.tasks.regions.boxes import UNUSABLE, Sizes
 from medcap.evaluation.tasks.regions.object_rows import REFERENCE_KEYS, row_id, row_image, row_meta, row_size, row_words
 from medcap.generation.prompt import user_message
 from medcap.scoring.question import Question
+from medcap.scoring.replies.box_reply import boxes_in_text, in_pixels
 
 _FILES = ("grounding.jsonl", "grounding.json", "test.jsonl", "test.json")
 # Kinds of questions whose answers are boxes; an answer without one says that the object is absent.
@@ -83,7 +84,9 @@ def _question(value: Any, index: int, find: ImageFinder, sizes: Sizes) -> Questi
     meta = row_meta(value)
     boxes = None
     try:
-        boxes = _boxes(value, reference, meta, given, size)
+        unit = given if size is None else pixels_of(given, size)
+        boxes = _boxes(value, reference, meta, unit)
+        words, reference = (_of_file(text, unit, size) for text in (words, reference))
     except UserError as error:
         problem, reference = problem or str(error), reference if BOX not in reference else UNUSABLE
     return Question(
@@ -97,22 +100,34 @@ def _question(value: Any, index: int, find: ImageFinder, sizes: Sizes) -> Questi
     )
 
 
+def _of_file(text: str, unit: Size | None, size: Size | None) -> str:
+    """Return a text with its pixels those of the image file, where the row's are those of a copy of another size."""
+    if unit is None or size is None or unit == size or not in_pixels(text):
+        return text
+    pieces, end = [], 0
+    for found in find_box_texts(text, "coloninst"):
+        edges = found.edges_within(unit)
+        if edges is not None:
+            pieces += [text[end : found.start], write_box(Box(edges), "coloninst", size)]
+            end = found.end
+    return "".join([*pieces, text[end:]])
+
+
 def _boxes(
-    value: Mapping[str, Any], reference: str, meta: Mapping[str, str], given: Size | None, size: Size | None
+    value: Mapping[str, Any], reference: str, meta: Mapping[str, str], unit: Size | None
 ) -> tuple[Box, ...] | None:
-    """Return the boxes that are asked for; None where the answer is words."""
+    """Return the boxes that are asked for, pixels being those of an image of the size ``unit``; None for words."""
     entries = value.get("boxes")
     if entries is None:
-        scale = given or size
-        found = find_boxes(reference, *scale) if scale else []
         absent = meta.get("task") in _ASK_FOR_BOXES or ("phrase" in meta and "task" not in meta)
-        return tuple(found) if found or absent else None
-    if not isinstance(entries, list):
-        raise UserError(f"'boxes' must be a list of boxes [x1, y1, x2, y2], not {type(entries).__name__}")
-    entries = [entry for entry in entries if not _is_absent(entry)]
+        found = boxes_in_text(reference, unit)
+        if found.unread and (absent or found.boxes or "task" not in meta):
+            raise UserError(f"its reference holds {found.example!r}, which is no box on the image")
+        return found.boxes if found.boxes or absent else None
+    entries = [entry for entry in listed_boxes(entries) if not _is_absent(entry)]
     labels = [field_text(entry.get("label")) if isinstance(entry, Mapping) else "" for entry in entries]
     numbers = tuple(entry.get("box") if isinstance(entry, Mapping) else entry for entry in entries)
-    boxes = boxes_of(MarkedObject("", numbers), MarkedImage("", (), (), given), size)
+    boxes = boxes_of(MarkedObject("", numbers), MarkedImage("", (), (), unit), unit)
     return tuple(replace(box, label=label) for box, label in zip(boxes, labels, strict=True))
 
 

@@ -20,6 +20,7 @@ from medcap.evaluation.tasks.official import NO_ANSWER, find_benchmark, image_fi
 from medcap.evaluation.tasks.regions.boxes import DEFAULT_BOXES, BoxOptions, Sizes, chosen, text_meta
 from medcap.generation.prompt import user_message
 from medcap.scoring.question import Question
+from medcap.scoring.replies.box_reply import boxes_in_text
 
 _PROTOCOLS = {
     "VG": ("bird_vg", "bird_vg_strict", "boxes"),
@@ -119,14 +120,17 @@ def _rows(path: Path, it: medgrit.Conversation, find: ImageFinder, sizes: Sizes)
             [*before, message],
             (answered or NO_ANSWER,),
             meta=text_meta(meta),
-            problem=problem or _problem(asked, answered),
+            problem=problem or _problem(asked, answered, task),
             boxes=boxes or None,
             image_size=size,
         )
         before += [message, Message(role="assistant", content=answered)]
 
 
-def _problem(asked: str, answered: str) -> str | None:
+def _problem(asked: str, answered: str, task: str) -> str | None:
     if not asked:
         return "the file gives no question"
-    return None if answered else "the file gives no answer"
+    if not answered:
+        return "the file gives no answer"
+    bad = boxes_in_text(answered, None) if task == "VG" else None
+    return f"the file's answer holds {bad.example!r}, which is no box" if bad is not None and bad.unread else None

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from medcap.data.boxes.box import Size
+from medcap.data.boxes.box import Size, size_from_json
 from medcap.data.images.reference import ImageRef
 from medcap.data.images.view_keys import read_view
 from medcap.data.row_layouts import CONVERSATION_KEYS, folder_of, text_of_value
 from medcap.datasets.published.fields import field_text, question_text
 from medcap.datasets.published.llava_turns import conversation_questions
-from medcap.datasets.published.marked import is_size
 from medcap.errors import UserError
 from medcap.evaluation.tasks.base import ImageFinder
 from medcap.evaluation.tasks.regions.boxes import text_meta
@@ -74,9 +73,4 @@ def row_size(value: Mapping[str, Any]) -> Size | None:
     Raises:
         UserError: if it is something else.
     """
-    size = value.get("image_size")
-    if size is None:
-        return None
-    if not is_size(size):
-        raise UserError(f"'image_size' must be [width, height] in pixels, not {str(size)[:40]}")
-    return size[0], size[1]
+    return size_from_json(value.get("image_size"))

@@ -23,6 +23,7 @@ from medcap.evaluation.tasks.regions.boxes import (
     text_meta,
 )
 from medcap.generation.prompt import user_message
+from medcap.plurals import counted
 from medcap.scoring.question import Question
 
 
@@ -57,7 +58,7 @@ class SlakeBoxesTask(Task):
         asking, sizes = Asking(kinds, notation="thousandths", absent=absent), Sizes(find)
         rows = [row for image in images for row in _rows(image, asking, find, sizes)]
         boxes = [Path(image.location) for image in images]
-        size = f"{len(images):,} images, {len(rows):,} questions; no count is published"
+        size = f"{counted(len(images), 'image')}, {counted(len(rows), 'question')}; no count is published"
         return make_benchmark(
             rows,
             found.folder,

@@ -16,6 +16,7 @@ from medcap.scoring.metrics.boxes import num_hits, overlaps
 from medcap.scoring.protocols.base import Protocol, ProtocolScores
 from medcap.scoring.protocols.exact import exact_match
 from medcap.scoring.protocols.grounding.modalities import MODALITIES, published_modality, row_modality
+from medcap.scoring.protocols.grounding.published_texts import published_prediction, published_reference
 from medcap.scoring.protocols.grounding.replies import is_unparsed, unread_notices
 from medcap.scoring.protocols.summary import check_answers, count_notice, one_reference_notice, reasoning_notice
 from medcap.scoring.question import Answer
@@ -53,9 +54,9 @@ class BirdVg(Protocol):
 
     A modality's recall is its boxes that were found, divided by its boxes and 1e-8; without a row it is 0. A box of the
     reference is found when any box of the answer reaches it, so one box may be the answer to several. Boxes are what
-    stands in ``<box>..</box>``, in an answer without any also bare ``(x1,y1),(x2,y2)``. References without a box are
-    passed over. One that holds something else in ``<box>..</box>`` ends the published program where the answer has a
-    box; here the row is named.
+    stands in ``<box>..</box>``, in an answer without any also bare ``(x1,y1),(x2,y2)``; boxes that are fields of a row
+    without words are written as Med-GRIT has them. References without a box are passed over. One that holds something
+    else in ``<box>..</box>`` ends the published program where the answer has a box; here the row is named.
     """
 
     name = "bird_vg"
@@ -72,7 +73,7 @@ class BirdVg(Protocol):
         counts = check_answers(answers, self.name)
         rows, modalities = [], []
         for answer in answers:
-            targets = _BOX.findall(answer.question.references[0])
+            targets = _BOX.findall(published_reference(answer.question, "qwen"))
             modalities.append(published_modality(answer.question, self.name) if targets else "")
             found = _found(targets, answer) if targets else 0
             values = _share(found, len(targets), modalities[-1]) if targets else _IGNORED
@@ -178,7 +179,7 @@ class BirdRoStrict(Protocol):
 
 def _found(targets: Sequence[str], answer: Answer) -> int:
     """Return how many boxes of the reference the published program finds."""
-    reply = extract_information(answer.prediction)
+    reply = extract_information(published_prediction(answer, "qwen"))
     given = _BOX.findall(reply) or _BARE_BOX.findall(reply)
     if not given:
         return 0

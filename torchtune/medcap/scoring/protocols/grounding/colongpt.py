@@ -16,6 +16,7 @@ from medcap.errors import UserError
 from medcap.scoring.metrics.boxes import num_hits, overlaps, pair_sum
 from medcap.scoring.protocols.base import Protocol, ProtocolScores
 from medcap.scoring.protocols.exact import exact_match
+from medcap.scoring.protocols.grounding.published_texts import published_prediction, published_reference
 from medcap.scoring.protocols.grounding.replies import is_unparsed, unread_notices
 from medcap.scoring.protocols.summary import (
     check_answers,
@@ -93,6 +94,7 @@ class ColonGpt(_ThreeTasks):
       equals the lower-cased reference; a full stop too many is wrong.
     - ``rec.mean_iou``: mean IoU with inclusive pixels (a side is x2 - x1 + 1). The numbers of a text are those in
       ``<..>``; where either side has not exactly four, the IoU is 0. Swapped corners are taken as they stand.
+      Boxes that are fields of a row without words are written as ColonINST has them.
     - ``rec.precision``: share of answers with IoU > 0.5.
     - ``rec.recall``: the same divided by 4, for it is published as hits over the *numbers* of a box; at most 0.25.
     - ``overall``: mean over rows of accuracy and IoU; it is not published.
@@ -113,7 +115,7 @@ class ColonGpt(_ThreeTasks):
 
     def boxes(self, answer: Answer) -> dict[str, float]:
         """Inclusive pixels; see :class:`_ThreeTasks`."""
-        overlap = inclusive_iou(_numbers(_published_text(answer.prediction)), _numbers(answer.question.references[0]))
+        overlap = inclusive_iou(_answered(answer), _asked(answer.question))
         hit = float(overlap > 0.5)
         return {"rec.mean_iou": overlap, "rec.precision": hit, "rec.recall": hit / 4}
 
@@ -124,11 +126,11 @@ class ColonGpt(_ThreeTasks):
             # An interval of the quarters themselves would be Wilson's of 0 and 1 where no hit is: above 0.25.
             result.intervals["rec.recall"] = {**own, "low": own["low"] / 4, "high": own["high"] / 4}
         asked = [answer for answer, task in zip(answers, tasks, strict=True) if task == "REC"]
-        unparsed = [answer for answer in asked if len(_numbers(answer.prediction)) != 4]
+        unparsed = [answer for answer in asked if len(_answered(answer)) != 4]
         if asked:
             result.counts["rec.unparsed"] = len(unparsed)
         result.notices += count_notice("REC answers without exactly four numbers, whose IoU is 0", unparsed, asked)
-        broken = [answer for answer in asked if len(_numbers(answer.question.references[0])) != 4]
+        broken = [answer for answer in asked if len(_asked(answer.question)) != 4]
         result.notices += count_notice(
             "REC references without exactly four numbers, whose IoU is 0 whatever is answered", broken, asked
         )
@@ -236,6 +238,14 @@ def inclusive_iou(first: Sequence[int], second: Sequence[int]) -> float:
     areas = [(box[2] - box[0] + 1) * (box[3] - box[1] + 1) for box in (first, second)]
     union = sum(areas) - width * height
     return width * height / union if union else 0.0
+
+
+def _answered(answer: Answer) -> list[int]:
+    return _numbers(_published_text(published_prediction(answer, "coloninst")))
+
+
+def _asked(question: Question) -> list[int]:
+    return _numbers(published_reference(question, "coloninst"))
 
 
 def _published_text(prediction: str) -> str:

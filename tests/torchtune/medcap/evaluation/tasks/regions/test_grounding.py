@@ -10,6 +10,7 @@ from medcap.datasets.converters.slake_boxes import SlakeBoxes
 from medcap.errors import UserError
 from medcap.evaluation.tasks.base import LoadOptions
 from medcap.evaluation.tasks.regions.grounding import GroundingTask
+from medcap.scoring.replies.box_reply import reference_boxes
 
 HALF = Box((0.1, 0.2, 0.5, 0.6))
 
@@ -39,6 +40,37 @@ def test_boxes_are_read_from_their_field_or_from_the_words(tmp_path):
     boxes = [row.boxes for row in benchmark.rows]
     assert boxes == [(HALF,), (Box((0.1, 0.2, 0.5, 0.6)),), (HALF,), (HALF,), (), (), None, (Box(HALF.edges, "liver"),)]
     assert [row.references[0] for row in benchmark.rows[4:7]] == ["none", "There is no ring.", "liver"]
+
+
+def test_pixels_in_words_are_those_of_image_size(tmp_path):
+    turned = {"image": "a.png", "question": "What is in {<20><20><100><60>}?", "image_size": [200.0, 100.0]}
+    rows = load(
+        tmp_path,
+        {**turned, "reference": "{<20><20><100><60>}", "task": "REC"},
+        {**turned, "reference": "liver", "task": "REG"},
+        {"image": "a.png", "phrase": "liver", "boxes": [10, 10, 50, 30]},
+    ).rows
+    assert [row.text for row in rows[:2]] == ["What is in {<10><10><50><30>}?"] * 2
+    assert (rows[0].references, rows[0].boxes) == (("{<10><10><50><30>}",), (HALF,))
+    assert (rows[1].references, rows[1].boxes) == (("liver",), None)
+    assert rows[2].boxes == (HALF,)  # four numbers alone are one box
+
+
+def test_a_reference_that_is_no_box_is_a_failure_and_not_an_absent_object(tmp_path):
+    rows = load(
+        tmp_path,
+        {"image": "a.png", "phrase": "x", "reference": "{<10><10><50>}"},
+        {"image": "a.png", "question": "Where?", "reference": "[400, 120, 1600, 216]"},
+        {"image": "a.png", "question": "Where?", "reference": "{<300><10><350><30>}", "task": "REC"},
+        {"image": "a.png", "question": "Describe.", "reference": "seen on slices [12, 13, 14]", "task": "CAP"},
+    ).rows
+    assert [row.problem for row in rows] == [
+        "its reference holds '{<10><10><50>}', which is no box on the image",
+        "its reference holds '[400, 120, 1600, 216]', which is no box on the image",
+        "its reference holds '{<300><10><350><30>}', which is no box on the image",
+        None,
+    ]
+    assert reference_boxes(rows[3]) is None  # words
 
 
 def test_the_rows_of_a_converter_are_read(tmp_path):
@@ -78,7 +110,7 @@ def test_bad_boxes_and_missing_images_stay_as_failures(tmp_path):
     )
     problems = [row.problem for row in benchmark.rows]
     assert problems[:3] == ["a box has no area", "a box is not four numbers", "a box lies outside its image"]
-    assert problems[3] == "the image has another shape than the file says"
+    assert problems[3].startswith("'image_size' is 50 x 50, but the image is 100 x 50, which is another shape")
     assert "b.png does not exist" in problems[4]
     assert problems[5] is None
     assert "5 of 6 rows cannot be asked and count as failures" in benchmark.notices[0]

@@ -7,6 +7,8 @@ from medcap.data.boxes.box import Box
 from medcap.errors import UserError
 from medcap.evaluation.tasks.regions.boxes import BoxOptions
 from medcap.evaluation.tasks.regions.medgrit import MedGritTask
+from medcap.scoring.protocols.registry import make_protocol
+from medcap.scoring.question import Answer
 
 CT = "ct_00--AbdomenCT1K--Case_00220--x_0359"
 MR = "mr_t1--AMOS2022--amos_0507--z_0031"
@@ -72,3 +74,17 @@ def test_a_damaged_record_stops_the_benchmark(tmp_path):
     write(tmp_path, VG=[record((WHERE, LIVER)), {"id": CT, "conversations": [WHERE]}])
     with pytest.raises(UserError, match=r"OneConv.json, row 1: 'conversations' is not a list of questions"):
         MedGritTask().load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "answer", ["<box>(100,200),(50,600)</box>", "<box>(100,200),(500)</box>", LIVER + "<box>a</box>"]
+)
+def test_an_answer_that_is_no_box_is_a_failure_and_does_not_end_the_scoring(tmp_path, answer):
+    write(tmp_path, VG=[record((WHERE, answer)), record((WHERE, LIVER), name=MR)])
+    rows = MedGritTask().load(tmp_path).rows
+    assert rows[0].problem.startswith("the file's answer holds '<box>") and rows[0].problem.endswith("which is no box")
+    assert rows[1].problem is None
+    answers = [Answer(rows[0], ""), Answer(rows[1], LIVER)]
+    assert make_protocol("boxes").score(answers).scores["mean_iou"] == 0.5
+    assert make_protocol("bird_vg_strict").score(answers).scores["recall"] == 0.5
+    assert make_protocol("bird_vg").score(answers).scores["mr.recall"] == pytest.approx(1.0)

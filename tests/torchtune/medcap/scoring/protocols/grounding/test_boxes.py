@@ -160,10 +160,37 @@ def test_rows_of_a_file(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "given",
+    [
+        {"boxes": [[0, 0, 200, 50]]},
+        {"boxes": [0, 0, 200, 50]},
+        {"boxes": [["0", "0", "200", "50.0"]]},
+        {"prediction": "{<0><0><200><50>}"},
+        {"boxes": [[0, 0, 200, 50]], "image_size": [100.0, 50.0]},
+    ],
+)
+def test_a_box_that_reaches_beyond_the_image_is_cut_in_words_and_in_fields(tmp_path, given):
+    row = {"reference_boxes": [[0, 0, 50, 50]], "image_size": [100, 50], **given}
+    result = make_protocol("boxes").score(read_answers(write(tmp_path / "a.jsonl", row)))
+    assert (result.scores["mean_iou"], result.counts["unparsed"]) == (0.5, 0)
+
+
+@pytest.mark.parametrize("given", [{"boxes": [[100, 0, 200, 50]]}, {"prediction": "{<100><0><200><50>}"}])
+def test_a_box_outside_the_image_is_none_that_can_be_read(tmp_path, given):
+    row = {"reference_boxes": [[0, 0, 50, 50]], "image_size": [100, 50], **given}
+    result = make_protocol("boxes").score(read_answers(write(tmp_path / "a.jsonl", row)))
+    assert (result.scores["mean_iou"], result.counts["unparsed"]) == (0.0, 1)
+
+
+@pytest.mark.parametrize(
     ("wrong", "message"),
     [
         ({"reference_boxes": [[0, 0, 0, 9]]}, "row 0: 'reference_boxes' holds .* which has no area"),
         ({"reference_boxes": [[0, 0, 1]]}, "row 0: 'reference_boxes' holds .* a box is four numbers"),
+        (
+            {"reference_boxes": [[100, 0, 200, 9]], "image_size": [100, 50]},
+            r"row 0: 'reference_boxes' holds \[100.0, 0.0, 200.0, 9.0\], which is outside its image of 100 x 50",
+        ),
         ({"reference_boxes": "none"}, "row 0: 'reference_boxes' must be a list"),
         ({"reference_boxes": [], "boxes": "none"}, "row 0: 'boxes' must be a list"),
         ({"reference_boxes": [], "image_size": [0, 5]}, r"row 0: 'image_size' must be \[width, height\]"),
