@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from medcap.commands import training_data
 from medcap.data.json_text import parse_json
 from medcap.errors import UserError
+from medcap.plurals import counted
 
 if TYPE_CHECKING:
     from medcap.commands.training_data import TrainingFile
@@ -199,7 +200,7 @@ def _text(sources: Sequence[dict[str, Any]], mixture: Sequence[str], findings: d
     for source in sources:
         bad = source["bad_rows"]
         left_out = f", {bad:,} of which cannot be used (medcap validate names them)" if bad else ""
-        lines += [f"{source['file']}: {source['rows']:,} rows{left_out}", *_image_lines(source)]
+        lines += [f"{source['file']}: {counted(source['rows'], 'row')}{left_out}", *_image_lines(source)]
         lines += box_lines(source.get("boxes")) + mask_lines(source.get("masks"))
         lines += region_lines(source.get("regions"))
         if source["tokens"] is not None:
@@ -215,8 +216,9 @@ def _image_lines(findings: dict[str, Any]) -> list[str]:
     from medcap.datasets.inspection.lengths import summary
 
     images = findings["images"]
-    a_row = ", ".join(f"{count:,} rows with {number}" for number, count in images["images_a_row"].items())
-    lines = [f"images: {images['files']:,} files, named {images['named']:,} times ({a_row or 'none usable'})"]
+    a_row = ", ".join(f"{counted(count, 'row')} with {number}" for number, count in images["images_a_row"].items())
+    numbers = f"{counted(images['files'], 'file')}, named {counted(images['named'], 'time')}"
+    lines = [f"images: {numbers} ({a_row or 'none usable'})"]
     if images["formats"]:
         lines.append("  formats       " + ", ".join(f"{name} {count:,}" for name, count in images["formats"].items()))
         lines += [f"  {side}  {summary(images[side.replace(' ', '_')])}" for side in ("shorter side", "longer side")]
@@ -249,7 +251,7 @@ def _packing_lines(plan: dict[str, Any], settings: dict[str, Any]) -> list[str]:
         return [f"not packed: {plan['units']:,} samples, {steps}", f"  {computed}"]
     fill = f"filled to {100 * plan['fill']:.1f} %"
     return [
-        f"packed: {plan['units']:,} rows of {settings['max_seq_len']:,} tokens, {fill}, {steps}",
+        f"packed: {counted(plan['units'], 'row')} of {settings['max_seq_len']:,} tokens, {fill}, {steps}",
         f"  {plan['samples']:,} samples in {plan['documents']:,} documents; {plan['images']:,} images encoded an epoch,"
         f" at most {plan['most_images']:,} in a batch",
         f"  {plan['tokens']:,} tokens computed; {plan['saved_by_sharing']:,} saved by sharing images, {saved}",

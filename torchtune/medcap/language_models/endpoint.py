@@ -98,11 +98,13 @@ class Endpoint(LanguageModel):
         self._paused_until = 0.0
         address = urlsplit(self.base_url)
         if address.scheme not in ("http", "https") or not address.hostname:
-            raise UserError(f"base_url={self.shown_url}: give a whole address, such as http://localhost:8000/v1")
+            raise UserError(
+                f"the base URL {self.shown_url} is no whole address: give one such as http://localhost:8000/v1"
+            )
         if not self._key and self.base_url == DEFAULT_BASE_URL:
             raise UserError(
-                f"there is no key for {DEFAULT_BASE_URL}: set the environment variable {api_key_env}, or base_url=..."
-                " for a server of your own"
+                f"there is no key for {DEFAULT_BASE_URL}: set the environment variable {api_key_env}, or give"
+                " the base URL of a server of your own"
             )
 
     @property
@@ -147,7 +149,7 @@ class Endpoint(LanguageModel):
                 if not replied and in_a_row >= min(_NEVER_REPLIED, len(prompts)):
                     raise UserError(
                         f"the endpoint {self.shown_url} does not reply ({outcome.reply.error}): check that the server"
-                        f" runs, base_url (it mostly ends in /v1), model={self.model} and the key in"
+                        f" runs, the base URL (it mostly ends in /v1), the model {self.model} and the key in"
                         f" {self.api_key_env}; replies so far are kept, the same command goes on"
                     )
                 if in_a_row >= _GONE and not run.stopping:

@@ -17,6 +17,7 @@ from medcap.data.batch import TEXT, Batch
 from medcap.datasets.training_dataset import BadRow
 from medcap.errors import UserError
 from medcap.models.vision_language_model import VisionLanguageModel
+from medcap.plurals import counted
 from medcap.training.data import LoadedBatches, LoadedStep, LoaderWatch, TrainingData
 from medcap.training.distributed.context import DistributedContext
 from medcap.training.distributed.sharded_optimizer import ShardedOptimizer
@@ -331,7 +332,7 @@ class Trainer:
         if found is None:
             return None
         loss, num_bad = found
-        left_out = f", without {num_bad} rows that cannot be used" if num_bad else ""
+        left_out = f", without {counted(num_bad, 'row')} that cannot be used" if num_bad else ""
         self.progress.note(f"step {self.position.step}: validation loss {loss:.4f}{left_out}")
         return loss
 

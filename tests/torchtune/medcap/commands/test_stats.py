@@ -49,7 +49,7 @@ def test_the_figures_are_those_of_the_run(workspace, tmp_path, capsys):
         titles = [node.text for node in ElementTree.parse(plot).iter() if node.get("class") == "title"]
         assert titles == ["Tokens a row", "Answer", "Question and template", "Images, shorter side"]
     printed = capsys.readouterr().out
-    assert "images: 4 files, named 12 times (1 rows with 0, 12 rows with 1)" in printed
+    assert "images: 4 files, named 12 times (1 row with 0, 12 rows with 1)" in printed
     assert "memory of a step on one device in float32, computed: " in printed
 
 

@@ -146,7 +146,7 @@ def test_validate_names_each_row_that_cannot_be_used(folder, capsys):
 def test_stats_counts_the_pictures_of_a_row(folder, capsys):
     path = write(folder, row(0, pair(1), pair(2)), row(1, pair(2)))
     assert cli.main(["stats", str(path), "--processes", "1"]) == 0
-    assert "images: 4 files, named 5 times (1 rows with 2, 1 rows with 3)" in capsys.readouterr().out
+    assert "images: 4 files, named 5 times (1 row with 2, 1 row with 3)" in capsys.readouterr().out
 
 
 def test_the_images_of_such_rows_are_not_resized_and_are_all_searched_for_leaks(folder, capsys):

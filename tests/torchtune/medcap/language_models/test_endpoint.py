@@ -189,7 +189,7 @@ def test_an_endpoint_that_is_down_ends_the_run_after_a_few_prompts():
     message = str(error.value)
     assert "\n" not in message
     assert f"the endpoint {down} does not reply (no connection" in message
-    assert "base_url" in message
+    assert "the base URL (it mostly ends in /v1)" in message
     assert "replies so far are kept" in message
     assert len(replies) == 3
 
@@ -241,7 +241,9 @@ def test_the_key_is_in_no_reply_error_or_setting():
 
 @pytest.mark.parametrize("base_url", ["localhost:8000/v1", "http://", "/v1"])
 def test_an_address_must_be_whole(base_url):
-    with pytest.raises(UserError, match=r"base_url=.*such as http://localhost:8000/v1"):
+    with pytest.raises(
+        UserError, match=r"the base URL .* is no whole address: give one such as http://localhost:8000/v1"
+    ):
         endpoint(base_url)
 
 

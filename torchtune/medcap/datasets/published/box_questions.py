@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from medcap.data.boxes.box import Box, Size
 from medcap.data.boxes.notations import write_box
+from medcap.datasets.published.fields import ask_for, without_article
 from medcap.datasets.published.marked import AbsentObjects, MarkedImage, boxes_of
 from medcap.errors import UserError
 
@@ -78,7 +79,7 @@ class Asking:
         if "REC" in self.kinds:
             for phrase, boxes in [*found, *((phrase, ()) for phrase in missing)]:
                 answer = self._located(phrase, boxes, size)
-                questions.append(BoxQuestion("REC", self.where.format(phrase), answer, boxes, phrase))
+                questions.append(BoxQuestion("REC", ask_for(self.where, phrase), answer, boxes, phrase))
         if "REG" in self.kinds and size is not None:
             for phrase, boxes in found:
                 for box in boxes:
@@ -95,6 +96,7 @@ class Asking:
         if not self.sentences:
             return self._answer(boxes, size)
         named = self.where == WHERE_OBJECT
+        phrase = without_article(phrase)
         if not boxes:
             return f"There is no {phrase}." if named else "The image does not show it."
         *first, last = (self._words(box, size) for box in boxes)

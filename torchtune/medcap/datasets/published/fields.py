@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from typing import Any
 
 from medcap.data.row_layouts import PLACEHOLDER
+
+_ARTICLE = re.compile(r"(?:the|an?)\s+(?=\S)", re.IGNORECASE)
 
 
 def field_text(value: Any) -> str:
@@ -24,6 +27,24 @@ def field_words(value: Any) -> str:
 def question_text(value: Any) -> str:
     """Give a question's words, without what stands for an image."""
     return field_words(value).replace("<image>", " ").replace(PLACEHOLDER, " ").strip()
+
+
+def ask_for(question: str, phrase: str) -> str:
+    """Put the name of an object into a question, without an article of its own behind the question's "the".
+
+    Args:
+        question: with ``{}`` for the name.
+        phrase: the name: "liver", or "the large one".
+    """
+    before, gap, behind = question.partition("{}")
+    if before.lower().endswith("the "):
+        phrase = without_article(phrase)
+    return f"{before}{phrase}{behind}" if gap else question
+
+
+def without_article(phrase: str) -> str:
+    """Return the name of an object without "the", "a" or "an" before it."""
+    return _ARTICLE.sub("", phrase, count=1) if _ARTICLE.match(phrase) else phrase
 
 
 def option_texts(values: Iterable[Any]) -> tuple[str, ...]:

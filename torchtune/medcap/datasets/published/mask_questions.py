@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from medcap.data.regions.region import Region, regions_as_json
+from medcap.datasets.published.fields import ask_for
 from medcap.datasets.published.marked import AbsentObjects
 from medcap.datasets.published.outlined import OutlinedImage
 
@@ -82,7 +83,7 @@ class Asking:
         return questions
 
     def _ask(self, words: str, name: str) -> str:
-        return random.Random(f"{self.seed} {name} {words}").choice(self.phrasings).format(words)
+        return ask_for(random.Random(f"{self.seed} {name} {words}").choice(self.phrasings), words)
 
 
 def _joined(phrases: Sequence[str]) -> str:

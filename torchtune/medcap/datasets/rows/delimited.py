@@ -86,8 +86,7 @@ def read_heading(
         if column not in names:
             there = ", ".join(names) or "nothing"
             there = there if len(there) <= _MOST_LETTERS else there[:_MOST_LETTERS] + " ..."
-            json = ": it is JSON and no table" if there.startswith(("{", "[")) else f" (it has: {there})"
-            raise UserError(f"{path} has no column '{column}'{json}")
+            raise UserError(f"{path} has no column '{column}'{_why_not(there, len(names), delimiter)}")
     for column in names:
         # pandas writes its index without a name, and the index of a table that was read with one again.
         if column and names.count(column) > 1:
@@ -190,6 +189,19 @@ def _problem(error: csv.Error) -> str:
     if "unexpected end of data" in reason:
         return NOT_CLOSED
     return BEHIND_QUOTE if "expected after" in reason else NOT_READABLE
+
+
+def _why_not(there: str, count: int, delimiter: str) -> str:
+    """Say why a heading may lack a column: what it looks like, or which columns it has."""
+    if there.startswith(("{", "[")):
+        return ": it is JSON and no table"
+    others = {";": "semicolons", "\t": "tabs", ",": "commas", "|": "|"}
+    between = {other: there.count(other) for other in others if other != delimiter}
+    likely = max(between, key=lambda other: between[other])
+    if count == 1 and between[likely]:
+        wanted = "tabs" if delimiter == "\t" else "commas"
+        return f": its fields seem to be separated by {others[likely]}; save it with {wanted} between them"
+    return f" (it has: {there})"
 
 
 def _holds_rows(record: Record, delimiter: str) -> bool:

@@ -1,4 +1,4 @@
-from medcap.datasets.published.fields import field_text, field_words, option_texts, question_text
+from medcap.datasets.published.fields import ask_for, field_text, field_words, option_texts, question_text
 
 
 def test_a_field_that_is_nothing_is_not_a_word():
@@ -17,3 +17,12 @@ def test_words_are_text_or_finite_numbers():
     assert option_texts([True, float("inf"), "a", 2]) == ("a", "2")
     assert question_text(False) == ""
     assert field_text(float("-inf")) == ""
+
+
+def test_the_name_of_an_object_brings_no_second_article_into_a_question():
+    names = ("liver", "the large one", "A cyst", "an organ", "thenar muscle", "{1}", "the")
+    asked = [ask_for("Where is the {}?", name) for name in names]
+    wanted = ("liver", "large one", "cyst", "organ", "thenar muscle", "{1}", "the")
+    assert asked == [f"Where is the {name}?" for name in wanted]
+    assert ask_for("Where is this finding: {}", "the large one") == "Where is this finding: the large one"
+    assert ask_for("Where is it?", "liver") == "Where is it?"

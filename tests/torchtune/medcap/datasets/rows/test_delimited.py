@@ -103,6 +103,8 @@ def test_where_a_record_stands(tmp_path):
         ('image,"text', "the heading is damaged: a quote is not closed"),
         ("picture,text", r"has no column 'image' \(it has: picture, text\)"),
         ('{"rows": [], "columns": []}', r"has no column 'image': it is JSON and no table$"),
+        ("id;picture", r"has no column 'image': its fields seem to be separated by semicolons; save it with commas"),
+        ("id\tpicture", r"has no column 'image': its fields seem to be separated by tabs; save it with commas"),
         ("x" * 300, r"\(it has: x{200} \.\.\.\)"),
     ],
 )

@@ -19,6 +19,7 @@ from medcap.evaluation.tasks.base import Benchmark, ImageFinder, LoadOptions, Ta
 from medcap.evaluation.tasks.official import NO_ANSWER, find_benchmark, image_finder
 from medcap.evaluation.tasks.regions.boxes import DEFAULT_BOXES, BoxOptions, Sizes, chosen, text_meta
 from medcap.generation.prompt import user_message
+from medcap.plurals import counted
 from medcap.scoring.question import Question
 from medcap.scoring.replies.box_reply import boxes_in_text
 
@@ -72,7 +73,8 @@ class MedGritTask(Task):
             if row.meta["task"] in wanted
         ]
         later = Counter("#" in row.id for row in rows)[True]
-        notices = [f"{later:,} questions are later turns, which BiRD does not ask"] if later else []
+        turns = counted(later, "question is a later turn", "questions are later turns")
+        notices = [f"{turns}, which BiRD does not ask"] if later else []
         return make_benchmark(
             rows, found[0].source if len(files) == 1 else folder, files, folder, roots=roots, notices=notices
         )

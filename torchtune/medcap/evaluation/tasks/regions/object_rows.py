@@ -9,7 +9,7 @@ from medcap.data.boxes.box import Size, size_from_json
 from medcap.data.images.reference import ImageRef
 from medcap.data.images.view_keys import read_view
 from medcap.data.row_layouts import CONVERSATION_KEYS, folder_of, text_of_value
-from medcap.datasets.published.fields import field_text, question_text
+from medcap.datasets.published.fields import ask_for, field_text, question_text
 from medcap.datasets.published.llava_turns import conversation_questions
 from medcap.errors import UserError
 from medcap.evaluation.tasks.base import ImageFinder
@@ -59,7 +59,7 @@ def row_words(value: Mapping[str, Any], ask: str) -> tuple[str, str]:
         question, reference = next(iter(conversation_questions(value[key], key)))
     else:
         question, phrase = field_text(value.get("question")), field_text(value.get("phrase"))
-        question = question or (ask.format(phrase) if phrase else "")
+        question = question or (ask_for(ask, phrase) if phrase else "")
         name = next((name for name in REFERENCE_KEYS if value.get(name) is not None), None)
         reference = "" if name is None else text_of_value(value[name], name).strip()
     if not question_text(question):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from medcap.datasets.published import slake, slake_boxes
 from medcap.datasets.published.box_questions import KINDS, Asking
+from medcap.datasets.published.fields import ask_for
 from medcap.datasets.published.finding import Layout
 from medcap.datasets.published.marked import AbsentObjects, MarkedImage
 from medcap.datasets.published.reading import Tally
@@ -93,7 +94,7 @@ def _rows(image: MarkedImage, asking: Asking, find: ImageFinder, sizes: Sizes) -
     for phrase, reason in unusable:
         yield Question(
             f"{name}/rec/{phrase}",
-            [user_message(reference, asking.where.format(phrase))],
+            [user_message(reference, ask_for(asking.where, phrase))],
             (UNUSABLE,),
             meta=text_meta({"task": "REC", "phrase": phrase, **image.meta}),
             problem=problem or f"{image.location}: {phrase}: {reason}",

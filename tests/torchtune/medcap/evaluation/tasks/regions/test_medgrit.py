@@ -56,7 +56,7 @@ def test_later_turns_keep_those_before_them(tmp_path):
     assert [message.role for message in second.messages] == ["user", "assistant", "user"]
     assert second.messages[1].text_content == LIVER
     assert second.image is not None
-    assert benchmark.notices == ["1 questions are later turns, which BiRD does not ask"]
+    assert benchmark.notices == ["1 question is a later turn, which BiRD does not ask"]
 
 
 def test_the_image_may_be_the_one_in_the_tag_and_a_missing_one_stays_as_a_failure(tmp_path):
