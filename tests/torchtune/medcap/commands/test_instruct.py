@@ -114,7 +114,7 @@ def test_a_model_that_does_not_exist_is_one_line_and_nothing_is_kept(captions, t
             ("--model", "m"),
             "no key for https://api.openai.com/v1: set the environment variable OPENAI_API_KEY",
         ),
-        (("--model", "m", "--base-url", "localhost"), "give a whole address"),
+        (("--model", "m", "--base-url", "localhost"), "the base URL localhost is no whole address"),
         (("--model", "m", "--base-url", "http://localhost/v1", "--request", "{"), "--request is not JSON"),
         (("--model", "m", "--base-url", "http://localhost/v1", "--request", "[]"), "must be an object of JSON"),
         (("--model", "m", "--base-url", "http://localhost/v1", "--timeout", "0"), "--timeout must be more than 0"),

@@ -147,7 +147,7 @@ def test_a_region_that_is_cut_or_that_nothing_reads_makes_a_bad_row(words):
     cut = whole.regions[0].position + 1
     with pytest.raises(UserError, match=f"max_seq_len={cut + 1} cuts a region: its tokens end at {cut + 1}"):
         tokenize_record(record, "row", chat, cut + 1, LabelRules())
-    with pytest.raises(UserError, match="name 1 region\\(s\\), but the model reads none: add region_encoder"):
+    with pytest.raises(UserError, match="name 1 region, but the model reads none: add region_encoder"):
         tokenize_record(record, "row", tokenizer(words, added=False), 400, LabelRules())
     with pytest.raises(UserError, match="name 1 region"):
         chat.without_added.prompt(record.messages[:1])

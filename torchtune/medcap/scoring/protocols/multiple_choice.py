@@ -36,11 +36,13 @@ class MultipleChoice(Protocol):
         over_rows: name of the accuracy over rows.
         over_modalities: name of the unweighted mean of the modalities' accuracies.
         published: whether the rule is a published one, which reads what a model said as it stands.
+        takes_letters: whether a reference that is no option's text may be the letter of one.
     """
 
     over_rows: ClassVar[str]
     over_modalities: ClassVar[str]
     published: ClassVar[bool] = False
+    takes_letters: ClassVar[bool] = True
 
     @abstractmethod
     def choose(self, answer: Answer) -> tuple[str | None, bool]:
@@ -55,15 +57,28 @@ class MultipleChoice(Protocol):
 
     def is_right(self, option: str, question: Question) -> bool:
         """Return whether an option is the question's reference: the same text, or the same number (2 and 2.0)."""
-        reference = reference_text(question)
+        reference = self.reference(question)
         return option == reference or same_number(option, reference)
 
     def right_letters(self, question: Question) -> list[str]:
         """Return the letters of the options that are the reference: one where it is a letter itself."""
-        if letter := reference_letter(question):
+        if letter := self.reference_letter(question):
             return [letter]
         lettered = zip(string.ascii_uppercase, question.lettered, strict=False)
         return [letter for letter, option in lettered if option and self.is_right(option, question)]
+
+    def reference(self, question: Question) -> str:
+        """Return the reference; the option's text where it is the letter of one."""
+        letter = self.reference_letter(question)
+        return question.lettered[string.ascii_uppercase.index(letter)] if letter else question.references[0]
+
+    def reference_letter(self, question: Question) -> str:
+        """Return the letter that the reference is, as a capital; "" where it is none, or an option's text."""
+        letter = question.references[0].strip().upper()
+        if not self.takes_letters or question.references[0] in question.options or len(letter) != 1:
+            return ""
+        place = string.ascii_uppercase.find(letter)
+        return letter if 0 <= place < len(question.lettered) and question.lettered[place] else ""
 
     def score(self, answers: Sequence[Answer]) -> ProtocolScores:
         """Score answers; see :meth:`Protocol.score`."""
@@ -99,7 +114,7 @@ class MultipleChoice(Protocol):
         if len(bare) == len(answers):
             first = bare[0].question.id
             raise UserError(f"{self.name}: no row has 'options' (the first is {first}): add the list to the rows")
-        by_letter = [answer for answer in answers if reference_letter(answer.question)]
+        by_letter = [answer for answer in answers if self.reference_letter(answer.question)]
         strange = [
             answer
             for answer in answers
@@ -129,6 +144,7 @@ class MedcapLetter(MultipleChoice):
     )
     headline = over_modalities = "accuracy"
     over_rows = "accuracy_rows"
+    takes_letters = False  # medcap 2024 compares texts of options
 
     def choose(self, answer: Answer) -> tuple[str | None, bool]:
         """Take the first character; see :class:`MultipleChoice`."""
@@ -164,21 +180,6 @@ class MedcapOption(MultipleChoice):
         if chosen is None:
             return None, False
         return lettered[chosen], self.is_right(lettered[chosen], answer.question)
-
-
-def reference_letter(question: Question) -> str:
-    """Return the letter of an option that the reference is, as a capital; "" where it is none, or an option's text."""
-    letter = question.references[0].strip().upper()
-    if question.references[0] in question.options or len(letter) != 1 or letter not in string.ascii_uppercase:
-        return ""
-    index = string.ascii_uppercase.index(letter)
-    return letter if index < len(question.lettered) and question.lettered[index] else ""
-
-
-def reference_text(question: Question) -> str:
-    """Return the reference; the option's text where it is the letter of one."""
-    letter = reference_letter(question)
-    return question.lettered[string.ascii_uppercase.index(letter)] if letter else question.references[0]
 
 
 def _mean_of_means(values: Sequence[float], groups: Sequence[str]) -> float:

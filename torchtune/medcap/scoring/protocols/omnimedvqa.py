@@ -6,7 +6,7 @@ from difflib import SequenceMatcher
 from functools import lru_cache
 
 from medcap.scoring.protocols.base import Prompt
-from medcap.scoring.protocols.multiple_choice import MultipleChoice, reference_text
+from medcap.scoring.protocols.multiple_choice import MultipleChoice
 from medcap.scoring.question import Answer, Question
 
 
@@ -26,10 +26,11 @@ class OmniMedVqaQa(MultipleChoice):
     headline = over_rows = "accuracy"
     over_modalities = "accuracy_by_modality"
     published = True
+    takes_letters = False
 
     def is_right(self, option: str, question: Question) -> bool:
         """Return whether it is the same text; see :class:`MultipleChoice`."""
-        return option == reference_text(question)
+        return option == question.references[0]
 
     def choose(self, answer: Answer) -> tuple[str | None, bool]:
         """Take the most similar option; see :class:`MultipleChoice`."""

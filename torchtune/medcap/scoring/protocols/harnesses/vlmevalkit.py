@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from medcap.errors import UserError
 from medcap.scoring.protocols.base import Prompt
-from medcap.scoring.protocols.multiple_choice import MultipleChoice, reference_text
+from medcap.scoring.protocols.multiple_choice import MultipleChoice
 from medcap.scoring.question import Answer, Question
 
 _FAILED = "Failed to obtain answer via API"
@@ -56,7 +56,7 @@ class VlmEvalKit(MultipleChoice):
 
     def is_right(self, option: str, question: Question) -> bool:
         """Return whether it is the same text; see :class:`MultipleChoice`."""
-        return option == reference_text(question)
+        return option == self.reference(question)
 
     def choose(self, answer: Answer) -> tuple[str | None, bool]:
         """Match the letter, then the text; see :class:`MultipleChoice`.
