@@ -31,7 +31,7 @@ def test_an_annotation_is_a_box_in_the_image_s_own_pixels(downloads):
     assert (first["boxes"], first["image_size"], first["patient"]) == ([[10.0, 5.0, 30.0, 15.0]], [100, 50], "3")
     assert said(second) == ["<image>\n\nWhat is in the box [100, 100, 300, 300]?", "left kidney"]
     (written,) = downloads.convert(CocoBoxes(file=file, phrase_key="words"))
-    assert said(rows_of(written)[0])[0] == "<image>\n\nWhere is the the big one?"
+    assert said(rows_of(written)[0])[0] == "<image>\n\nWhere is the big one?"
 
 
 @pytest.mark.parametrize("sides", [(200.0, 100.0), ("200", "100")])
