@@ -1,6 +1,6 @@
 """How much faster several processes answer a benchmark than one, each with one thread, with equal files.
 
-    python benchmarks/evaluation_processes.py
+    PYTHONPATH=tests python benchmarks/evaluation_processes.py
 
 It needs the model of ``medcap demo`` and draws its own questions. The processes are started as torchrun starts them.
 The time is from the first question to the joined file, without what each process needs to start and to read the model.

@@ -46,7 +46,8 @@ class Side(ABC):
     def start(self) -> None:
         """Make the optimizer, over what trains, after the weights are there."""
         self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.AdamW(self.trained, lr=1e-5, fused=True)
+        # At a rate of 0 a step does all its work and leaves the weights: sides that share a model stay comparable.
+        self.optimizer = torch.optim.AdamW(self.trained, lr=0.0, fused=True)
 
     @abstractmethod
     def prepare(self, examples: Sequence[Example], images: Tensor) -> Prepared:

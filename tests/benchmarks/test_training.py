@@ -33,6 +33,22 @@ def test_all_sides_of_a_step_agree(tmp_path, monkeypatch):
     assert (tmp_path / "training_step_tiny.md").read_text().count("| transformers |") == 3
 
 
+def test_steps_of_one_side_leave_the_weights_of_all_as_they_are(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import full_rows
+    import training_sides
+    from training_workloads import PRESETS
+
+    preset, cpu = PRESETS["tiny"], torch.device("cpu")
+    sides = training_sides.make_sides(preset, cpu, torch.float32, ["ours", "transformers, padding-free"])
+    examples = full_rows.draw_examples("captions", preset, 0)
+    images = training_sides.random_images(preset, examples)
+    for side in sides.values():
+        before = [parameter.clone() for parameter in side.trained]
+        side.step(side.prepare(examples, images), 1)
+        assert all(map(torch.equal, before, side.trained))
+
+
 def test_what_adapters_add_is_their_own_products_and_the_prompt_prefix(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import training_adapters
