@@ -40,9 +40,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--demo", type=Path, default=Path("results/demo"), help="folder of medcap demo (results/demo)")
     parser.add_argument("--out", type=Path, default=Path("results/benchmarks"), help="where the table goes")
-    parser.add_argument("--images", type=int, default=200, help="images, three questions each (200)")
+    parser.add_argument("--images", type=int, default=2000, help="images, three questions each (2000)")
     parser.add_argument("--processes", type=int, default=2, help="how many processes are compared with one (2)")
-    parser.add_argument("--repeats", type=int, default=5, help="interleaved repeats (5)")
+    parser.add_argument("--repeats", type=int, default=3, help="interleaved repeats (3)")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)  # folder of a process that this program started
     options = parser.parse_args()
