@@ -183,11 +183,6 @@ def numbers_of(fields: Sequence[str]) -> Any:
         return fields
 
 
-def are_numbers(edges: Any) -> bool:
-    """Return whether a value is four finite numbers."""
-    return four_numbers(edges) is not None
-
-
 class AbsentObjects:
     """Chooses objects that an image does not show among those of the other images.
 

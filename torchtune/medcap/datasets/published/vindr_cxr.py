@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from medcap.data.boxes.box import four_numbers
 from medcap.datasets.published.finding import Layout
-from medcap.datasets.published.marked import Edges, MarkedImage, MarkedObject, are_numbers, numbers_of, plain_phrase
+from medcap.datasets.published.marked import Edges, MarkedImage, MarkedObject, numbers_of, plain_phrase
 from medcap.datasets.published.reading import Tally, csv_records
 
 COLUMNS = ("image_id", "class_name", "x_min", "y_min", "x_max", "y_max")
@@ -74,10 +75,10 @@ def joined(boxes: Sequence[tuple[str, object]]) -> list[object]:
     lesions: list[list[tuple[str, Edges]]] = []
     bad = []
     for reader, box in boxes:
-        if not are_numbers(box):
+        edges = four_numbers(box)
+        if edges is None:
             bad.append(box)
             continue
-        edges: Edges = tuple(map(float, box))  # type: ignore[assignment,arg-type]
         for lesion in lesions:
             apart = not reader or all(reader != other for other, _ in lesion)
             if reader and apart and _iou(_mean([its for _, its in lesion]), edges) > SAME_LESION:
