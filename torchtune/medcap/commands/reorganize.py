@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from medcap.errors import UserError
+from medcap.plurals import counted
 
 HELP = "copy and rename files by a CSV file, as ColonINST's images"
 _SHOWN = 5  # files of a reason on the terminal
@@ -42,7 +43,8 @@ def run(options: argparse.Namespace) -> None:
     if options.list is not None:
         keep_inputs("--list", options.list, options.csv)
     result = reorganize(options.csv, options.base_original, options.base_target, options.overwrite)
-    print(f"copied {result.copied:,} files to {options.base_target}; {result.same:,} were there already")
+    copied, there = counted(result.copied, "file"), counted(result.same, "was", "were")
+    print(f"copied {copied} to {options.base_target}; {there} there already")
     for reason, names in result.left.items():
         more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
         hint = " (--overwrite replaces them)" if reason == OTHER else ""
