@@ -20,7 +20,7 @@ from medcap.models.preprocess import ImageTransform, TileTransform
 from medcap.plurals import none_of
 from medcap.probe.encoders import Encoder
 from medcap.probe.examples import Example
-from medcap.workers import num_processors
+from medcap.threads import reading_threads
 
 BATCH_SIZE = 64
 _MAX_THREADS = 16
@@ -82,7 +82,7 @@ def encode(
     positions: dict[Path, int] = {}
     unreadable: dict[Path | None, str] = {}
     bar = tqdm(total=len(paths), desc=label, unit=" images", delay=1, mininterval=1)
-    with bar, ThreadPoolExecutor(min(_MAX_THREADS, num_processors())) as threads:
+    with bar, reading_threads(_MAX_THREADS) as threads:
         for batch in _read_ahead(paths, transforms, reader, threads, batch_size):
             pixels = []
             for path, found in batch:

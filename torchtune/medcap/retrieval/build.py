@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +20,8 @@ from medcap.retrieval.candidates import Candidate, Failure, read_candidates
 from medcap.retrieval.index import check_index_folder, write_index
 from medcap.retrieval.kept_features import drop_kept, encode_and_keep
 from medcap.retrieval.tower import RetrievalTower
-from medcap.workers import batched, num_processors
+from medcap.threads import reading_threads
+from medcap.workers import batched
 
 _MAX_THREADS = 16
 _CHUNK = 1024  # masks that wait for a thread at once
@@ -94,7 +94,7 @@ def _with_good_masks(candidates: Sequence[Candidate], reader: ImageReader) -> tu
     """Draw every mask once: one that does not fit would make each row bad that gets it as an example."""
     good, bad = [], []
     bar = tqdm(total=len(candidates), desc="masks", unit=" masks", delay=1, mininterval=1)
-    with bar, ThreadPoolExecutor(min(_MAX_THREADS, num_processors())) as threads:
+    with bar, reading_threads(_MAX_THREADS) as threads:
         for some in batched(candidates, _CHUNK):
             for candidate, reason in zip(some, threads.map(partial(_problem, reader=reader), some), strict=True):
                 if reason is None:

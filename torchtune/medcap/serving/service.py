@@ -7,8 +7,8 @@ import queue
 import time
 from collections import abc
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
@@ -23,7 +23,7 @@ from medcap.serving.api.api_error import overloaded
 from medcap.serving.api.conversation_reader import ConversationReader
 from medcap.serving.limits import Limits
 from medcap.serving.metrics import Metrics
-from medcap.workers import num_processors
+from medcap.threads import reading_threads, run_apart
 
 # Each may hold a decoded image of the limit's size, several hundred MB, for a moment.
 _MAX_THREADS = 4
@@ -90,7 +90,7 @@ class Service:
             self._lives.append(live)
             for index, (name, generator) in enumerate(zip(names, members, strict=True)):
                 self.runs[name] = ServedRun(name, generator, live, index, ConversationReader(generator, limits))
-        self.threads = ThreadPoolExecutor(min(_MAX_THREADS, num_processors()), thread_name_prefix="medcap-prepare")
+        self.threads = reading_threads(_MAX_THREADS, "medcap-prepare")
         self.metrics = Metrics(
             lambda: sum(live.num_waiting for live in self._lives), lambda: sum(live.num_running for live in self._lives)
         )
@@ -192,7 +192,7 @@ def load_service(
     if len(set(names)) < len(names) or not all(names):
         raise UserError(f"--name: {', '.join(names)} must all differ and not be empty")
     options = {"max_seq_len": limits.max_seq_len, "progress": False}
-    generators = open_runs(runs, overrides, [], mask_from_boxes, **options)
+    generators = run_apart(partial(open_runs, runs, overrides, [], mask_from_boxes, **options))
     return Service(dict(zip(names, generators, strict=True)), limits)
 
 

@@ -12,6 +12,7 @@ from medcap.checkpoints.build_model import ModelPlan
 from medcap.errors import UserError
 from medcap.models.lora_experts import SEQUENCE, TOKEN
 from medcap.models.vision_language_model import VisionLanguageModel
+from medcap.threads import compile_for_own_threads
 from medcap.training.keys import TrainingConfiguration
 from medcap.training.trainable import set_trainable
 
@@ -61,6 +62,7 @@ def prepare_model(model: VisionLanguageModel, cfg: TrainingConfiguration) -> dic
     """
     model.checkpointed_layers = checkpointed_layers(cfg, len(model.decoder.layers))
     if compiles(cfg, model.device):
+        compile_for_own_threads()
         model.compile_layers(static=cfg.dataset.get("packed", False))
     return set_trainable(model, cfg.trainable)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -29,7 +29,7 @@ from medcap.generation.decoding.seen_image import SeenImage
 from medcap.generation.request import PreparedImage, RequestImage
 from medcap.models.preprocess import Preprocess
 from medcap.models.vision_language_model import VisionLanguageModel
-from medcap.workers import num_processors
+from medcap.threads import reading_threads
 
 MAX_BYTES = 512 * 2**20
 MAX_THREADS = 4
@@ -97,7 +97,7 @@ class ImageRows:
         self._reader = reader
         self._batch_size = batch_size
         self._max_bytes = max_bytes
-        self._threads = ThreadPoolExecutor(max_workers=min(MAX_THREADS, num_processors()))
+        self._threads = reading_threads(MAX_THREADS)
         self._pending: dict[Hashable, Future[_Opened]] = {}
         self._seen: OrderedDict[Hashable, SeenImage] = OrderedDict()
         self._failures: dict[Hashable, str] = {}

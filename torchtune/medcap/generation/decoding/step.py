@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from medcap.errors import UserError
 from medcap.models.decoders.transformers_model import TransformersDecoder
 from medcap.models.vision_language_model import VisionLanguageModel
+from medcap.threads import compile_for_own_threads
 
 _FEWEST_SLOTS, _MOST_SIZES = 256, 8
 # Of one function: kinds of layers, numbers of rows and of slots. Beyond torch's own limit of 8 nothing is compiled.
@@ -33,6 +34,7 @@ class DecodingStep:
         if not compiled:
             return
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_GRAPHS)
+        compile_for_own_threads()
         self._layers: Callable[[Tensor, Tensor, Tensor], Tensor] = torch.compile(model.hidden, dynamic=False)
         self._layer: Callable[..., Any] = torch.compile(_run_layer, dynamic=False)
         if model.device.type == "cpu":

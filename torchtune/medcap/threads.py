@@ -1,0 +1,76 @@
+"""Threads beside a model, which do not slow down its own operations on a CPU.
+
+OpenMP gives each thread that runs a large operation helpers of its own, and they stay as long as the thread does. Where
+there are more of them than processors, all go to sleep at the end of each operation instead of waiting ready for the
+next one (libgomp's ``gomp_throttled_spin_count_var``): a compiled decoding step takes 1.4 times as long.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+
+from medcap.workers import num_processors
+
+Result = TypeVar("Result")
+
+_changing = threading.Lock()
+
+
+def reading_threads(most: int, name: str = "") -> ThreadPoolExecutor:
+    """Make threads that prepare images while a model computes; each uses one processor.
+
+    Args:
+        most: how many threads there are at most; never more than processors.
+        name: what their names begin with.
+    """
+    return ThreadPoolExecutor(min(most, num_processors()), name, initializer=_use_one_processor)
+
+
+def run_apart(function: Callable[[], Result]) -> Result:
+    """Run a function in a thread that ends with it, and so do its helpers.
+
+    Args:
+        function: what loads a model that another thread runs.
+
+    Returns:
+        What it returns. What it raises is raised here.
+    """
+    future: Future[Result] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as error:
+            future.set_exception(error)
+
+    # Ctrl-C reaches this thread, and must not wait for the other one.
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join()
+    return future.result()
+
+
+def compile_for_own_threads() -> None:
+    """Have torch compile CPU code for as many threads as there are now.
+
+    It keeps compiled code on disk, and looks it up by what is compiled and by this setting. With its own value, 0 or
+    less, a run with one thread leaves code that later runs with more threads find, and use only one.
+    """
+    from torch._inductor import config as compiler_config  # a second that most commands do not need
+
+    compiler_config.cpp.threads = torch.get_num_threads()
+
+
+def _use_one_processor() -> None:
+    with _changing:
+        number = torch.get_num_threads()  # torch sets it at a thread's first operation, over what was set before
+        torch.set_num_threads(1)
+        # That was set for new threads too: a short one sets it back.
+        restoring = threading.Thread(target=torch.set_num_threads, args=(number,))
+        restoring.start()
+        restoring.join()
