@@ -132,6 +132,9 @@ def _decoding(
         sides["ours"] = Ours(models.made_ours(), preset, len(questions), folder, options.compile)
         if len(questions) == 1 and models.device.type == "cpu" and options.compile is None:
             sides["ours, compiled"] = Ours(models.made_ours(), preset, 1, folder, True)
+        if len(questions) == 1 and models.device.type == "cuda":
+            captured = Ours(models.made_ours(), preset, 1, folder, options.compile, cuda_graphs=True)
+            sides["ours, CUDA graphs"] = captured
     if "transformers" in options.sides:
         pixels = _pixels(preset, questions)
         sides["transformers"] = Transformers(models.theirs, preset, pixels)

@@ -41,7 +41,7 @@ def bandwidth_bound(report: dict[str, Any]) -> dict[str, Any]:
         share of it.
     """
     # The other sides' weights are not quantised, so the bound is not theirs.
-    names = ["ours", "ours, compiled"]
+    names = ["ours", "ours, compiled", "ours, CUDA graphs"]
     if report["llm_weights"] == "bf16":
         names += ["transformers", "transformers, static cache"]
     alone = report["decoding"][1]

@@ -114,15 +114,29 @@ class Ours:
         batch_size: answers that are decoded together.
         images: folder of the images.
         compile: as ``Generator`` takes it.
+        cuda_graphs: likewise.
     """
 
     def __init__(
-        self, model: VisionLanguageModel, preset: Preset, batch_size: int, images: Path, compile: bool | None
+        self,
+        model: VisionLanguageModel,
+        preset: Preset,
+        batch_size: int,
+        images: Path,
+        compile: bool | None,
+        cuda_graphs: bool = False,
     ) -> None:
         tokenizer = ChatTokenizer(WordIds(preset.vocab_size), preset.image_tokens)
         reader = ImageReader([images])
         self.generator = Generator(
-            model, tokenizer, model.tower.preprocess, reader, batch_size, compile=compile, progress=False
+            model,
+            tokenizer,
+            model.tower.preprocess,
+            reader,
+            batch_size,
+            compile=compile,
+            cuda_graphs=cuda_graphs,
+            progress=False,
         )
         self._hidden = self.generator._step.hidden
         self._step_began: list[float] = []

@@ -33,6 +33,7 @@ from medcap.evaluation.tasks.base import BENCHMARK_KEYS, Benchmark, Task
 from medcap.evaluation.tasks.registry import TASKS, requested_tasks
 from medcap.evaluation.training_answers import find_training_answers
 from medcap.files import write_text
+from medcap.generation.decoding.captured_steps import check_capture_device
 from medcap.generation.generator import Generator
 from medcap.generation.prompt import caption_request, question_request
 from medcap.generation.request import Sampling
@@ -119,6 +120,8 @@ class GenerateRecipe:
         if cfg.router_output and not any(EXPERTS in part.config for part in plan.further):
             raise UserError("router_output=true: this model has no llm_lora.experts to choose from; leave it out")
         self.outlines = None if cfg.mask_from_boxes is None else plan_box_outlines(cfg.mask_from_boxes, [plan])
+        if cfg.cuda_graphs:
+            check_capture_device(self.processes.device)
         if not self.processes.is_main:
             plan.vision.notices.clear()
         opened = open_model(self.model, plan)
@@ -135,6 +138,7 @@ class GenerateRecipe:
             cfg.dataset_max_seq_len,
             cfg.max_batch_tokens,
             cfg.compile,
+            cfg.cuda_graphs,
             progress=not several,
             box_style=box_style(dataset, preprocess.frame),
             router_output=cfg.router_output,

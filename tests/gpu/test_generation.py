@@ -13,14 +13,14 @@ from medcap.generation.request import Sampling
 from medcap.modules.frozen_linear import LLM_WEIGHTS, check_device, quantise_layer
 
 
-def moved(folder, device, compile, llm_weights="bf16"):
+def moved(folder, device, compile, llm_weights="bf16", cuda_graphs=False):
     """The tiny generator, with its model on a device."""
     plain = tiny_generator(folder)
     for layer in plain.model.decoder.layers:
         quantise_layer(layer, llm_weights)
     plain.model.to(device)
     parts = (plain.model, plain.tokenizer, plain.preprocess, plain.reader)
-    return Generator(*parts, batch_size=4, compile=compile, progress=False)
+    return Generator(*parts, batch_size=4, compile=compile, cuda_graphs=cuda_graphs, progress=False)
 
 
 def test_compiled_and_eager_steps_give_the_cpus_answers(device, tmp_path):
@@ -30,6 +30,16 @@ def test_compiled_and_eager_steps_give_the_cpus_answers(device, tmp_path):
     assert any(len(answer.tokens) > 3 for answer in expected)
     assert moved(tmp_path, device, compile=False).generate(requests, sampling) == expected
     assert moved(tmp_path, device, compile=True).generate(requests, sampling) == expected
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_captured_steps_give_the_cpus_answers(device, tmp_path, compile):
+    requests = mixed_requests(write_images(tmp_path, 2))
+    sampling = Sampling(max_new_tokens=12)
+    expected = tiny_generator(tmp_path, batch_size=4).generate(requests, sampling)
+    captured = moved(tmp_path, device, compile, cuda_graphs=True)
+    # The second time in another cache.
+    assert [captured.generate(requests, sampling) for _ in range(2)] == [expected] * 2
 
 
 @pytest.mark.parametrize("llm_weights", [name for name in LLM_WEIGHTS if name != "bf16"])
@@ -64,13 +74,14 @@ def test_scores_are_the_cpus(device, tmp_path):
         torch.testing.assert_close(torch.tensor(other.sums), torch.tensor(one.sums), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("compile", [False, True])
-def test_live_answers_are_the_cpus_while_rows_come_and_go(device, tmp_path, compile):
+@pytest.mark.parametrize("compile,cuda_graphs", [(False, False), (True, False), (True, True)])
+def test_live_answers_are_the_cpus_while_rows_come_and_go(device, tmp_path, compile, cuda_graphs):
     requests = [replace(one, id=str(number)) for number, one in enumerate(mixed_requests(write_images(tmp_path, 2)))]
     plain = tiny_generator(tmp_path)
     rules = [Sampling(3 + 2 * number) for number in range(len(requests))]
     expected = [plain.generate([request], rule)[0] for request, rule in zip(requests, rules, strict=True)]
-    live = LiveGenerator([moved(tmp_path, device, compile)], max_rows=3, capacity=128)
+    captured = {"cuda_graphs": cuda_graphs}
+    live = LiveGenerator([moved(tmp_path, device, compile, **captured)], max_rows=3, capacity=128)
     try:
         # The step is compiled first.
         assert answers_of(live, requests, rules, patience=300) == expected

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 from PIL import Image
@@ -24,7 +25,7 @@ def with_pixels(generator: Generator, request: Request) -> Request:
                 with Image.open(generator.reader.resolve(part["content"])) as picture:
                     part["content"] = generator.prepare(picture, part["content"])
         messages.append(type(message)(role=message.role, content=parts, masked=message.masked))
-    return Request(messages, request.id, request.max_new_tokens)
+    return replace(request, messages=messages)
 
 
 def answers_of(

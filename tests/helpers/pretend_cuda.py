@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
@@ -22,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import checkpoint
 from torch.utils._python_dispatch import return_and_correct_aliasing
 
+from helpers.pretend_graph import Graph, capturing, count, counts, repeatable
 from medcap.checkpoints import tensor_tree
 from medcap.modules import frozen_layer
 
@@ -42,13 +42,6 @@ _FUSED = {functional.scaled_dot_product_attention: 3, functional.rms_norm: 1}
 # What autocast computes in the lower precision and in float32; their backward passes get what the forward pass had.
 _LOWERED = {aten.mm, aten.addmm, aten.bmm, aten.baddbmm, aten.convolution, aten.convolution_backward}
 _RAISED = {aten.native_layer_norm, aten.native_layer_norm_backward}
-
-counts: Counter[str] = Counter()
-
-
-def _count(name: str, times: int = 1) -> None:
-    if times:
-        counts[name] += times
 
 
 class PretendTensor(Tensor):
@@ -82,7 +75,7 @@ class PretendTensor(Tensor):
         return self.inner.untyped_storage()
 
     def record_stream(self, stream: Any) -> None:
-        _count("record_stream")
+        count("record_stream")
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -94,29 +87,29 @@ class PretendTensor(Tensor):
             indices = args[1] if packet in _INDEXING and _is_pretend(args[0]) else ()
             if not all(any(value is index for index in indices) for value in host if value.dim()):
                 raise RuntimeError(f"Expected all tensors to be on the same device, but {func} got cuda:0 and cpu")
-            _count("copies to device")
+            count("copies to device")
         if packet in _INDEXING:
-            _count("waits", any(index is not None and index.dtype == torch.bool for index in args[1]))
+            count("waits", any(index is not None and index.dtype == torch.bool for index in args[1]))
         to_host = packet is aten._to_copy and torch.device(kwargs.get("device") or GPU).type == "cpu"
         if kwargs.get("device") is not None:
             given[1]["device"] = torch.device("cpu")
         if packet is aten.copy_ and _is_pretend(args[0]) != _is_pretend(args[1]):
             to_host = not _is_pretend(args[0])
-            _count("copies to host" if to_host else "copies to device")
-            _count("waits", to_host and not (len(args) > 2 and args[2]))
+            count("copies to host" if to_host else "copies to device")
+            count("waits", to_host and not (len(args) > 2 and args[2]))
         elif to_host:
-            _count("copies to host")
-            _count("waits")
+            count("copies to host")
+            count("waits")
         elif packet in _LAZY or (packet not in _LAUNCH_NOTHING and not func.is_view):
-            _count("kernels")
-        _count("waits", packet in _WAITING)
+            count("kernels")
+        count("waits", packet in _WAITING)
         if packet in _LAZY:
             return PretendTensor(_LAZY[packet](given[0][0]))
         given = _as_autocast(packet, given)
         if packet is aten.where:
             # A number of autograd's own formulas, where it is 0: torch has made a tensor of it, on the meta device.
             given = _map(given, lambda value: torch.zeros((), dtype=value.dtype) if value.is_meta else value)
-        out = _scaled_product(*given[0], **given[1]) if packet is aten._scaled_mm else func(*given[0], **given[1])
+        out = repeatable(_scaled_product if packet is aten._scaled_mm else func, *given)
         if to_host:
             return args[0] if packet is aten.copy_ else out
         if packet is aten._local_scalar_dense:
@@ -154,7 +147,7 @@ def _scaled_product(
 
 def _reading(name: str) -> Callable[[PretendTensor], Any]:
     def read(tensor: PretendTensor) -> Any:
-        _count("waits")
+        count("waits")
         return getattr(tensor.inner.detach(), name)()
 
     return read
@@ -167,16 +160,16 @@ for _name in ("tolist", "item", "__bool__", "__int__", "__float__", "__index__")
 class _Fused(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, call: Callable[..., Tensor], num_backward: int, *tensors: Any) -> Tensor:
-        _count("kernels")
+        count("kernels")
         ctx.num_backward = num_backward
         ctx.inputs = [_inner(one).detach().requires_grad_(one.requires_grad) for one in tensors]
         with torch.enable_grad():
-            ctx.output = call(*ctx.inputs)
+            ctx.output = repeatable(call, ctx.inputs, {})
         return PretendTensor(ctx.output.detach())
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        _count("kernels", ctx.num_backward)
+        count("kernels", ctx.num_backward)
         wanted = [one for one in ctx.inputs if one.requires_grad]
         found = iter(torch.autograd.grad(ctx.output, wanted, gradients[0].inner))
         return None, None, *(PretendTensor(next(found)) if one.requires_grad else None for one in ctx.inputs)
@@ -208,8 +201,10 @@ class _Mode(TorchFunctionMode):
             return _fused(func, *args, **kwargs)
         if _is_gpu(kwargs.get("device")):
             kwargs["device"] = torch.device("cpu")
-            _count("copies to device" if func in (torch.tensor, torch.as_tensor) else "kernels")
-            return _map(func(*args, **kwargs), lambda value: value if _is_pretend(value) else PretendTensor(value))
+            count("copies to device" if func in (torch.tensor, torch.as_tensor) else "kernels")
+            return _map(
+                repeatable(func, args, kwargs), lambda value: value if _is_pretend(value) else PretendTensor(value)
+            )
         return func(*args, **kwargs)
 
 
@@ -224,14 +219,14 @@ def _moved(func: Any, tensor: Tensor, *args: Any, copy: bool = False, **kwargs: 
             return tensor.to(*args, copy=copy, **kwargs)
     if _is_pretend(tensor):
         return tensor if dtype is None and not copy else tensor.to(dtype or tensor.dtype, copy=copy)
-    _count("copies to device")
+    count("copies to device")
     return PretendTensor(tensor.detach().to(dtype or tensor.dtype, copy=True))
 
 
 def _index(part: Any) -> Any:
     if not isinstance(part, list):
         return part
-    _count("copies to device")
+    count("copies to device")
     return PretendTensor(torch.tensor(part, dtype=torch.int64))
 
 
@@ -241,11 +236,11 @@ def _set_item(tensor: PretendTensor, index: Any, value: Any) -> None:
         raise RuntimeError("Expected all tensors to be on the same device, but an assignment got cuda:0 and cpu")
     for part in parts:
         on_host = isinstance(part, list) or (isinstance(part, Tensor) and part.dim() > 0 and not _is_pretend(part))
-        _count("copies to device", on_host)
-        _count("waits", isinstance(part, Tensor) and part.dtype == torch.bool)
+        count("copies to device", on_host)
+        count("waits", isinstance(part, Tensor) and part.dtype == torch.bool)
     learns = tensor.requires_grad or (isinstance(value, Tensor) and value.requires_grad)
     assert not (learns and torch.is_grad_enabled()), "an assignment to a part of a tensor has no gradient here"
-    _count("kernels")
+    count("kernels")
     tensor.inner[_map(index, _inner)] = _inner(value)
 
 
@@ -286,7 +281,7 @@ class _Stream:
         self.cuda_stream = 0
 
     def synchronize(self) -> None:
-        _count("waits")
+        count("waits")
 
     def record_event(self, *_: Any) -> _Stream:
         return _Stream()
@@ -346,7 +341,7 @@ _CUDA = {
     "get_device_capability": lambda *_: (9, 0),
     "is_bf16_supported": lambda *_, **__: True,
     "get_device_name": lambda *_: "pretend",
-    "synchronize": lambda *_: _count("waits"),
+    "synchronize": lambda *_: count("waits"),
     "max_memory_allocated": lambda *_: 0,
     "reset_peak_memory_stats": lambda *_: None,
     "mem_get_info": lambda *_: (140 << 30, 141 << 30),
@@ -354,6 +349,8 @@ _CUDA = {
     "get_rng_state": lambda *_: torch.get_rng_state(),
     "set_rng_state": lambda *_: None,
     "is_current_stream_capturing": lambda: False,
+    "CUDAGraph": Graph,
+    "graph": capturing,
     "Stream": _Stream,
     "Event": _Event,
     "current_stream": _Stream,

@@ -22,6 +22,7 @@ from medcap.data.images.reader import ImageReader
 from medcap.generation.generator import Generator
 from medcap.generation.prompt import caption_request, question_request
 from medcap.generation.request import Request
+from medcap.models.llm_lora import LanguageModelAdapters
 from medcap.models.preprocess import HALF, Preprocess
 from medcap.models.tokenizers import llama3_tokenizer
 from medcap.models.vision_language_model import VisionLanguageModel
@@ -116,6 +117,21 @@ def tiny_generator(
         torch.manual_seed(11)
         model = VisionLanguageModel(tower, FakeProjector(), decoder, tokenizer.image_token_id)
     return Generator(model, tokenizer, model.tower.preprocess, ImageReader([folder]), progress=False, **options)
+
+
+def add_adapters(generator: Generator) -> None:
+    """Put adapters with fixed random weights on the language model, which change its answers."""
+    shapes = {
+        f"layers.{name}": (part.out_features, part.in_features)
+        for name, part in generator.model.decoder.layers.named_modules()
+        if isinstance(part, nn.Linear)
+    }
+    torch.manual_seed(0)
+    adapters = LanguageModelAdapters(shapes, 2, 8.0, 0.0, "all-linear", False)
+    for parameter in adapters.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    generator.model.further.append(adapters)
+    adapters.attach(generator.model)
 
 
 def break_first_image(generator: Generator) -> None:

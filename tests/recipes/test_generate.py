@@ -92,6 +92,7 @@ OF_THE_RUN = ("image={folder}/images/0.png", "llm=null", "tokenizer=null", "chec
     ("overrides", "message"),
     [
         ((), "nothing to do"),
+        ((*OF_THE_RUN, "device=cpu", "cuda_graphs=true"), "cuda_graphs needs a CUDA device, and the model is on cpu"),
         (("test_vqa=True",), "dataset_source is missing"),
         (("test_vqaa=True",), "did you mean test_vqa?"),
         (("test_vqa=maybe",), "must be true or false"),

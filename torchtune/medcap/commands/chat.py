@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import argparse
 
-from medcap.commands.arguments import add_without, model_overrides, positive, seed, take_mask_from_boxes
+from medcap.commands.arguments import (
+    add_cuda_graphs,
+    add_without,
+    model_overrides,
+    positive,
+    seed,
+    take_mask_from_boxes,
+)
 
 HELP = "talk to a trained run in the terminal, with images"
 
@@ -45,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="compile the decoding step, as a GPU does by itself: faster words on a CPU, after a minute of compiling;"
         " needs a C++ compiler",
     )
+    add_cuda_graphs(parser)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -67,4 +75,6 @@ def run(options: argparse.Namespace) -> None:
     overrides, sam = take_mask_from_boxes(model_overrides(options))
     # One answer at a time: a compiled step computes all the rows that there could be.
     compiled = {"compile": True, "batch_size": 1} if options.compile else {}
+    if options.cuda_graphs:
+        compiled |= {"cuda_graphs": True, "batch_size": 1}
     chat.talk(open_run(options.model, overrides, progress=False, mask_from_boxes=sam, **compiled))

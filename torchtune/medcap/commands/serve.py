@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medcap.commands.arguments import add_without, model_overrides, positive, take_mask_from_boxes
+from medcap.commands.arguments import add_cuda_graphs, add_without, model_overrides, positive, take_mask_from_boxes
 from medcap.errors import UserError
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.set_defaults(overrides=[])
     add_without(parser)
+    add_cuda_graphs(parser)
     parser.add_argument("--name", action="append", default=[], help="model id, once for each run (its folder's name)")
     add_server_arguments(parser)
 
@@ -139,7 +140,7 @@ def run(options: argparse.Namespace, page: Callable[[Service, Keys], list[Route]
     if not runs:
         raise UserError("name the output_dir of at least one training run")
     overrides, sam = take_mask_from_boxes(overrides)
-    service = load_service(runs, limits, overrides, options.name, sam)
+    service = load_service(runs, limits, overrides, options.name, sam, options.cuda_graphs)
     service.warm_up()
     names = [*LOOPBACK_NAMES, options.host, *options.allowed_host]
     routes = page(service, Keys(keys)) if page is not None else ()

@@ -58,6 +58,9 @@ class GenerateConfiguration(RunModelConfiguration):
         None,
         description="Compile the decoding step; null does on CUDA. On a CPU: for batch_size=1, with a C++ compiler.",
     )
+    cuda_graphs: bool = Field(
+        False, description="Capture decoding steps as CUDA graphs, which saves launches; not yet measured on a card."
+    )
     overwrite: bool = Field(False, description="Start a task again rather than go on from its answers.")
     keep_old_answers: bool = Field(False, description="Keep answers that were made under other settings.")
     router_output: bool = Field(

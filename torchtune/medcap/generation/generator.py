@@ -24,6 +24,7 @@ from medcap.generation.decoding.alike import by_components, distinct_prompts
 from medcap.generation.decoding.answer_experts import answer_experts, answering, choose_route
 from medcap.generation.decoding.answer_words import answer_words
 from medcap.generation.decoding.box_outlines import BoxOutliner
+from medcap.generation.decoding.captured_steps import check_capture
 from medcap.generation.decoding.decoder import Decoder, answer_all
 from medcap.generation.decoding.image_rows import ImageRows, num_pictures
 from medcap.generation.decoding.kv_cache import KVCache, attached
@@ -63,13 +64,14 @@ class Generator:
         max_batch_tokens: most tokens of all prompts and answers that are decoded together, for very different
             lengths; None bounds them by ``batch_size`` only.
         compile: whether to compile the decoding step; None does so on CUDA.
+        cuda_graphs: whether to capture decoding steps as CUDA graphs.
         progress: show the progress of calls with more than one request on stderr.
         box_style: how boxes are written in the texts that the model was trained on.
         router_output: say in ``Generation.outputs`` which experts took part in an answer.
         sam: a SAM that gives the masks of an answer's boxes; None gives none.
 
     Raises:
-        UserError: if ``batch_size``, ``max_seq_len`` or ``max_batch_tokens`` is below 1.
+        UserError: if ``batch_size``, ``max_seq_len`` or ``max_batch_tokens`` is below 1, or steps cannot be captured.
         ValueError: if tokenizer and model disagree on the tokens of an image.
 
     Example:
@@ -90,6 +92,7 @@ class Generator:
         max_seq_len: int | None = None,
         max_batch_tokens: int | None = None,
         compile: bool | None = None,
+        cuda_graphs: bool = False,
         progress: bool = True,
         box_style: BoxStyle | None = None,
         router_output: bool = False,
@@ -125,8 +128,10 @@ class Generator:
         self.max_seq_len = min(self.decoder_limit, max_seq_len or self.decoder_limit)
         # Window layers count the tokens of a row, not its positions, so a whole tree must be within the window.
         self.max_tree_tokens = min(MAX_TREE_TOKENS, window)
-        self._static = model.device.type == "cuda" if compile is None else compile
-        self._step = DecodingStep(model, self._static)
+        if cuda_graphs:
+            check_capture(model)
+        compiled = model.device.type == "cuda" if compile is None else compile
+        self._step = DecodingStep(model, compiled, cuda_graphs)
 
     def generate(
         self,
@@ -334,7 +339,7 @@ class Generator:
     def _size(self, phase: Sequence[Tree]) -> tuple[int, int]:
         """Rows of the cache and tokens of a row."""
         capacity = phase[0].capacity
-        if not self._static:
+        if not self._step.static:
             return min(self._rows_for(capacity), sum(len(tree.prompts) for tree in phase)), capacity
         # Every further size is compiled again, so there are few of them.
         capacity = min(self.max_seq_len, 1 << (capacity - 1).bit_length())

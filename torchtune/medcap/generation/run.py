@@ -13,6 +13,7 @@ from medcap.data.boxes.style import box_style
 from medcap.data.images.reader import ImageReader
 from medcap.data.images.roots import LimitKeys
 from medcap.errors import UserError
+from medcap.generation.decoding.captured_steps import check_capture_device
 from medcap.generation.generator import Generator
 from medcap.models.decoders.transformers_model import Decoder
 from medcap.models.mask_decoders.base import MaskDecoder
@@ -77,6 +78,9 @@ def open_runs(
     """
     configs = [read_run(run, overrides) for run in runs]
     plans = [plan_model(cfg) for cfg in configs]
+    if options.get("cuda_graphs"):
+        for cfg in configs:
+            check_capture_device(choose_device(cfg.device))
     folder = None if mask_from_boxes is None else plan_box_outlines(mask_from_boxes, plans)
     reader = ImageReader(image_roots, keys=LimitKeys("image_roots", None))
     generators: list[Generator] = []

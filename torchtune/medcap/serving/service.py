@@ -170,6 +170,7 @@ def load_service(
     overrides: Sequence[str] = (),
     names: Sequence[str] = (),
     mask_from_boxes: str | None = None,
+    cuda_graphs: bool = False,
 ) -> Service:
     """Load trained runs.
 
@@ -179,6 +180,7 @@ def load_service(
         overrides: ``key=value`` of the model keys, for all runs.
         names: model ids; by default the folders' names.
         mask_from_boxes: folder of a SAM that gives the masks of answers' boxes; None gives none.
+        cuda_graphs: whether decoding steps become CUDA graphs.
 
     Returns:
         The service.
@@ -191,7 +193,7 @@ def load_service(
         raise UserError(f"there are {len(runs)} runs and {len(names)} names: give --name once for each run")
     if len(set(names)) < len(names) or not all(names):
         raise UserError(f"--name: {', '.join(names)} must all differ and not be empty")
-    options = {"max_seq_len": limits.max_seq_len, "progress": False}
+    options = {"max_seq_len": limits.max_seq_len, "progress": False, "cuda_graphs": cuda_graphs}
     generators = run_apart(partial(open_runs, runs, overrides, [], mask_from_boxes, **options))
     return Service(dict(zip(names, generators, strict=True)), limits)
 

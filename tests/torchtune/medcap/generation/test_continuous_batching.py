@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from helpers.live_answers import with_pixels
-from helpers.tiny_generation import mixed_requests, plain_answer, tiny_generator, write_images
+from helpers.tiny_generation import add_adapters, mixed_requests, plain_answer, tiny_generator, write_images
 from helpers.waiting import PATIENCE
 from medcap.data.row_layouts import PLACEHOLDER
 from medcap.errors import UserError
@@ -16,7 +16,6 @@ from medcap.generation.continuous_batching import LiveGenerator
 from medcap.generation.generator import Generator
 from medcap.generation.prompt import caption_request, question_request
 from medcap.generation.request import Sampling
-from medcap.models.llm_lora import LanguageModelAdapters
 from medcap.models.vision_language_model import VisionLanguageModel
 
 SAMPLED = Sampling(max_new_tokens=9, temperature=1.3, top_k=25, seed=4)
@@ -310,17 +309,7 @@ def test_requests_that_cannot_be_answered_are_refused_before_they_wait(tmp_path,
 
 def test_requests_with_and_without_adapters_are_answered_as_alone(tmp_path, start):
     generator = tiny_generator(tmp_path)
-    shapes = {
-        f"layers.{name}": (part.out_features, part.in_features)
-        for name, part in generator.model.decoder.layers.named_modules()
-        if isinstance(part, torch.nn.Linear)
-    }
-    torch.manual_seed(0)
-    adapters = LanguageModelAdapters(shapes, 2, 8.0, 0.0, "all-linear", False)
-    for parameter in adapters.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    generator.model.further.append(adapters)
-    adapters.attach(generator.model)
+    add_adapters(generator)
     sampling = Sampling(max_new_tokens=6)
     request = question_request(None, "Is there a circle?")
     bare = replace(request, without=("llm_lora",))

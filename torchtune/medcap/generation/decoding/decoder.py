@@ -15,6 +15,7 @@ from medcap.data.outputs import NOTHING, Outputs
 from medcap.errors import UserError
 from medcap.generation.decoding.answer_experts import AnswerExperts
 from medcap.generation.decoding.answer_words import AnswerWords
+from medcap.generation.decoding.captured_steps import CapturedSteps
 from medcap.generation.decoding.finite import not_finite
 from medcap.generation.decoding.host_copy import copy_together
 from medcap.generation.decoding.image_rows import ImageRows
@@ -70,7 +71,8 @@ class Decoder:
         self.capacity = capacity
         self.most_new_tokens = most_new_tokens
         self.step_model = step
-        self.static = step.compiled
+        self.static = step.static
+        self._captured = CapturedSteps(step, cache) if step.captured else None
         self.words = words
         self.experts = experts
         self.device = model.device
@@ -124,13 +126,13 @@ class Decoder:
             self._decode()
 
     def compile_sizes(self) -> None:
-        """Compile the step for every number of slots that it may look at, before anybody waits for an answer."""
+        """Compile and capture the step for every number of slots that it may look at, before anybody waits."""
         if not self.static:
             return
         # The layers' memory is taken at the first step; taking it is not to be compiled.
         DecodingStep(self.model, compiled=False).hidden(self.chosen, self.cache.step(self.positions, 1), self.positions)
         for used in self.step_model.sizes(self.capacity):
-            self.step_model.hidden(self.chosen, self.cache.step(self.positions, used), self.positions)
+            self._run(used)
 
     def drop(self, prompt: Prompt) -> None:
         """Give up an answer and free its row."""
@@ -273,13 +275,17 @@ class Decoder:
     def _decode(self) -> None:
         furthest = max(offset for offset, prompt in zip(self.offsets, self.rows, strict=True) if prompt is not None)
         used = self.step_model.slots_read(self.num_steps + furthest + 1, self.capacity)
-        # A closed row may be further than the open ones; its values are never read.
-        mask = self.cache.step(self.positions, used)
-        self.hidden = self.step_model.hidden(self.chosen, mask, self.positions)
+        self.hidden = self._run(used)
         if self.experts is not None:
             self.experts.look(self.rows)
         self.positions += self.open
         self.num_steps += 1
+
+    def _run(self, used: int) -> Tensor:
+        if self._captured is not None:
+            return self._captured.hidden(self.chosen, self.positions, used)
+        # A closed row may be further than the open ones; its values are never read.
+        return self.step_model.hidden(self.chosen, self.cache.step(self.positions, used), self.positions)
 
     def _shrink(self) -> None:
         kept = [row for row, prompt in enumerate(self.rows) if prompt is not None]

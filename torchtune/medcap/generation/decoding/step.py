@@ -26,10 +26,15 @@ class DecodingStep:
     Args:
         model: model in eval mode.
         compiled: compile it, for steps that keep their shapes.
+        captured: steps become CUDA graphs, which keep their shapes too.
+
+    Attributes:
+        static: whether few shapes are wanted.
     """
 
-    def __init__(self, model: VisionLanguageModel, compiled: bool) -> None:
-        self.model, self.compiled = model, compiled
+    def __init__(self, model: VisionLanguageModel, compiled: bool, captured: bool = False) -> None:
+        self.model, self.compiled, self.captured = model, compiled, captured
+        self.static = compiled or captured
         self._unembed_one: Callable[[Tensor], Tensor] | None = None
         if not compiled:
             return
@@ -75,14 +80,14 @@ class DecodingStep:
             capacity: those that there are.
 
         Returns:
-            ``needed``; if compiled, one of at most eight numbers from there on.
+            ``needed``; if shapes are static, one of at most eight numbers from there on.
         """
-        if not self.compiled:
+        if not self.static:
             return needed
         return next(slots for slots in self.sizes(capacity) if slots >= needed)
 
     def sizes(self, capacity: int) -> list[int]:
-        """Return the numbers of slots that a compiled step may look at, the smallest first."""
+        """Return the numbers of slots that a step of static shapes may look at, the smallest first."""
         size = max(_FEWEST_SLOTS, -(-capacity // _MOST_SIZES))
         return [*range(size, capacity, size), capacity]
 
