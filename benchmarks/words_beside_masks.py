@@ -4,8 +4,9 @@
 
 A tower first learns from captions and questions about images with one lesion. From there each of three seeds trains
 twice, in as many steps and with as many captions and questions in words: once on these alone, and once with questions
-beside them that a mask answers. The tiny language model is taught by text alone before, and stays as it is. The pipeline is ``medcap/tiny/words_beside_masks_pipeline``. Writes
-``results/benchmarks/words_beside_masks.json`` and ``words_beside_masks.md``.
+beside them that a mask answers. The tiny language model is taught by text alone before, and stays as it is. The
+pipeline is ``medcap/tiny/words_beside_masks_pipeline``. Writes ``results/benchmarks/words_beside_masks.json`` and
+``words_beside_masks.md``.
 """
 
 from __future__ import annotations
@@ -70,9 +71,11 @@ def _page(found: dict[str, Any]) -> str:
         "",
         f"Written by `benchmarks/words_beside_masks.py` on {machine['processor']}, {machine['cores']} cores. Accuracy"
         f" on {count:,} held-out questions that words answer, with 95 % intervals by image, after as many steps with"
-        " and without masks beside them.",
+        " and without masks beside them. The last columns: answers among these that hold a mask, and the mean Dice of the"
+        " masks that were learnt beside the words.",
         "",
-        "| seed | words alone | words beside masks | change | another image, alone | beside masks | masks given | Dice |",
+        "| seed | words alone | words beside masks | change | another image, alone | beside masks | with a mask"
+        " | Dice of masks |",
         "|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for (seed, pair), change in zip(scores.items(), changes, strict=True):
@@ -87,8 +90,8 @@ def _page(found: dict[str, Any]) -> str:
     lines += [
         f"| mean | {means['words']:.3f} | {means['both']:.3f} | {mean(changes):+.3f} | | | | |",
         "",
-        f"A training took {used['words']:.0f} s of processor time without masks and {used['both']:.0f} s with them, after"
-        f" {seconds['start']['processor_seconds']:.0f} s for the start.",
+        f"A training took {used['words']:.0f} s of processor time without masks and {used['both']:.0f} s with them; what"
+        f" all start from took {seconds['start']['processor_seconds']:.0f} s.",
         "",
         "| bar | reached |",
         "|---|---|",
