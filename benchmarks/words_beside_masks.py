@@ -71,8 +71,8 @@ def _page(found: dict[str, Any]) -> str:
         "",
         f"Written by `benchmarks/words_beside_masks.py` on {machine['processor']}, {machine['cores']} cores. Accuracy"
         f" on {count:,} held-out questions that words answer, with 95 % intervals by image, after as many steps with"
-        " and without masks beside them. The last columns: answers among these that hold a mask, and the mean Dice of the"
-        " masks that were learnt beside the words.",
+        " and without masks beside them. The last columns: answers among these that hold a mask, and the mean Dice of"
+        " the masks that were learnt beside the words.",
         "",
         "| seed | words alone | words beside masks | change | another image, alone | beside masks | with a mask"
         " | Dice of masks |",
@@ -90,8 +90,8 @@ def _page(found: dict[str, Any]) -> str:
     lines += [
         f"| mean | {means['words']:.3f} | {means['both']:.3f} | {mean(changes):+.3f} | | | | |",
         "",
-        f"A training took {used['words']:.0f} s of processor time without masks and {used['both']:.0f} s with them; what"
-        f" all start from took {seconds['start']['processor_seconds']:.0f} s.",
+        f"A training took {used['words']:.0f} s of processor time without masks and {used['both']:.0f} s with them;"
+        f" what all start from took {seconds['start']['processor_seconds']:.0f} s.",
         "",
         "| bar | reached |",
         "|---|---|",
