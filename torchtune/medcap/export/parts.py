@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from medcap.checkpoints.build_model import ModelPlan
 from medcap.data.json_text import parse_json
+from medcap.data.regions.patch_weights import region_weights
+from medcap.data.regions.region import region_from_json
 from medcap.data.regions.shown import original_mask
 from medcap.errors import UserError
 from medcap.files import write_json
@@ -174,18 +176,46 @@ def outline(
     Raises:
         UserError: if ``parts.json`` does not say how an image is shown, as those of earlier releases do not.
     """
-    shown = decoder.own_picture
-    if shown is None:
-        facts = parse_json((Path(folder) / DESCRIPTION).read_bytes())
-        if "preprocess" not in facts:
-            raise UserError(f"{Path(folder) / DESCRIPTION} has no preprocess: export the run again")
-        shown = Preprocess.from_dict(facts["preprocess"])
+    shown = decoder.own_picture or _shown(Path(folder))
     picture = shown.transform()(image.convert("RGB"))
     found = decoder(hidden[None], patches[None], picture[None], torch.zeros(1, dtype=torch.int64))
     if found.seen.item() < 0:
         return None
     mask = original_mask(found.logits[0], shown.frame(image.size))
     return mask if mask.any() else None
+
+
+def region_embeddings(
+    folder: str | Path, encoder: RegionEncoder, patches: Tensor, image: Image.Image, region: Any
+) -> Tensor:
+    """Return the embeddings that stand between ``<region>`` and ``</region>`` of a question.
+
+    Args:
+        folder: ``parts`` of an exported folder.
+        encoder: its region encoder, as :func:`read_parts` returns it.
+        patches: ``[T, D]`` patch tokens of the image.
+        image: the image, upright.
+        region: the region as rows of data have it, in pixels of the image: ``[left, top, right, bottom]``,
+            ``{"point": [x, y], "radius": r}``, ``{"polygon": [[x, y], ...]}`` or a mask as run-lengths.
+
+    Returns:
+        ``[K, d]``.
+
+    Raises:
+        UserError: if it is no region or covers nothing of what the tower is shown, or as :func:`outline`.
+    """
+    shown = _shown(Path(folder))
+    drawn = region_from_json(region, "region")
+    weights = region_weights(drawn, shown.frame(image.size), shown.image_size, encoder.form)  # [T]
+    return encoder(patches[None], torch.from_numpy(weights)[None])[0]
+
+
+def _shown(folder: Path) -> Preprocess:
+    """Return how images become the tower's pictures."""
+    facts = parse_json((folder / DESCRIPTION).read_bytes())
+    if "preprocess" not in facts:
+        raise UserError(f"{folder / DESCRIPTION} has no preprocess: export the run again")
+    return Preprocess.from_dict(facts["preprocess"])
 
 
 def _read(home: Path, name: str, config: Mapping[str, Any], plan: _Plan) -> Component:

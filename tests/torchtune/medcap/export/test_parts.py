@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,9 +21,11 @@ from medcap.checkpoints.build_model import ComponentPlan, plan_model
 from medcap.checkpoints.run import read_run
 from medcap.checkpoints.vision_files import read_vision_checkpoint, save_components
 from medcap.data.regions.shown import original_mask
+from medcap.data.row_regions import with_regions
 from medcap.errors import UserError
 from medcap.export.formats import export_run
 from medcap.export.parts import read_parts
+from medcap.generation.request import Request, Sampling
 from medcap.generation.run import open_run
 from medcap.importing.sources import import_model
 
@@ -88,23 +91,39 @@ def test_the_example_gives_the_box_and_the_mask_of_the_run(exported, tmp_path):
         found = model.components["mask_decoder"](hidden[None], patches, pictures, torch.zeros(1, dtype=torch.int64))
         mask = original_mask(found.logits[0], model.tower.preprocess.frame(FIRST.size))
     assert found.seen.item() > 0 and 0 < mask.sum() < mask.size
-    command = [sys.executable, str(out / "parts" / "load_parts.py"), str(tmp_path / "first.png"), "Where? <BOX> <SEG>"]
-    ended = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"HF_HUB_OFFLINE": "1"},
-        check=False,
-        cwd=tmp_path,
-    )
-    assert ended.returncode == 0, ended.stderr
-    assert "mask_decoder" in ended.stdout and "region_encoder" in ended.stdout
-    (line,) = re.findall(r"box (\[.*?\]) (\S+)", ended.stdout)[:1]
+    told = run_example(out, tmp_path, "Where? <BOX> <SEG>")
+    assert "mask_decoder" in told and "region_encoder" in told
+    (line,) = re.findall(r"box (\[.*?\]) (\S+)", told)[:1]
     assert json.loads(line[0]) == pytest.approx(edges[0].tolist(), abs=2e-4)
     assert float(line[1]) == pytest.approx(there.sigmoid().item(), abs=2e-4)
     written = np.asarray(Image.open(tmp_path / "mask_1.png"))
-    assert f"mask_1.png: {written.sum()} pixels of {FIRST.width} x {FIRST.height}" in ended.stdout
+    assert f"mask_1.png: {written.sum()} pixels of {FIRST.width} x {FIRST.height}" in told
     assert written.shape == mask.shape and (written != mask).mean() < 0.01  # sums are rounded in another order
+
+
+def run_example(out, folder, *words):
+    """Run the export's own script on ``first.png`` of a folder, and return what it prints."""
+    command = [sys.executable, str(out / "parts" / "load_parts.py"), str(folder / "first.png"), *words]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, cwd=folder)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+def test_the_example_answers_about_regions_as_the_run_does(exported, tmp_path):
+    run, out, _ = exported
+    FIRST.save(tmp_path / "first.png")
+    generator = open_run(run)
+    question = "What is <region></region>, and what <region></region>?"
+    boxes = [[0, 0, 24, 32], [24, 0, 48, 32]]
+    answers = []
+    for given in (boxes, boxes[::-1]):
+        messages = with_regions(ours([("user", FIRST, question)]), given, Path)
+        answers.append(generator.generate([Request(messages)], Sampling(max_new_tokens=32))[0])
+    assert answers[0].tokens != answers[1].tokens
+    told = run_example(out, tmp_path, question, *(",".join(map(str, box)) for box in boxes))
+    # transformers writes the special tokens too.
+    assert answers[0].text in re.sub(r"<\|\w+\|>", "", told)
 
 
 def test_an_import_of_the_export_has_the_parts_again(exported, tmp_path):
