@@ -12,6 +12,7 @@ from typing import Any
 from medcap.checkpoints.build_model import open_model, plan_model
 from medcap.checkpoints.experts import EXPERTS
 from medcap.checkpoints.run import fit_of_run, read_dataset_keys, with_language_model
+from medcap.compiler import check_compiler
 from medcap.data.boxes.style import box_style
 from medcap.data.images.reader import ImageReader
 from medcap.data.images.reference import ImageRef
@@ -122,6 +123,8 @@ class GenerateRecipe:
         self.outlines = None if cfg.mask_from_boxes is None else plan_box_outlines(cfg.mask_from_boxes, [plan])
         if cfg.cuda_graphs:
             check_capture_device(self.processes.device)
+        if cfg.compile:
+            check_compiler(self.processes.device)
         if not self.processes.is_main:
             plan.vision.notices.clear()
         opened = open_model(self.model, plan)

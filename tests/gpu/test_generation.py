@@ -15,6 +15,8 @@ from medcap.modules.frozen_linear import LLM_WEIGHTS, check_device, quantise_lay
 
 def moved(folder, device, compile, llm_weights="bf16", cuda_graphs=False):
     """The tiny generator, with its model on a device."""
+    if cuda_graphs and device.type != "cuda":
+        pytest.skip("only a GPU's steps can be captured")
     plain = tiny_generator(folder)
     for layer in plain.model.decoder.layers:
         quantise_layer(layer, llm_weights)
@@ -88,3 +90,20 @@ def test_live_answers_are_the_cpus_while_rows_come_and_go(device, tmp_path, comp
         assert answers_of(live, requests[::-1], rules[::-1]) == expected[::-1]
     finally:
         live.close()
+
+
+def test_two_models_are_captured_and_answer_side_by_side(device, tmp_path):
+    requests = [replace(one, id=str(number)) for number, one in enumerate(mixed_requests(write_images(tmp_path, 2)))]
+    plain = tiny_generator(tmp_path)
+    rules = [Sampling(6)] * len(requests)
+    expected = [plain.generate([request], rule)[0] for request, rule in zip(requests, rules, strict=True)]
+    generators = [moved(tmp_path, device, compile=False, cuda_graphs=True) for _ in range(2)]
+    lives = [LiveGenerator([generator], max_rows=3, capacity=512) for generator in generators]
+    try:
+        assert [answers_of(live, requests, rules, patience=300) for live in lives] == [expected] * 2
+        # The graphs of the other one are gone.
+        lives[0].close()
+        assert answers_of(lives[1], requests, rules) == expected
+    finally:
+        for live in lives:
+            live.close()

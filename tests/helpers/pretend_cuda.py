@@ -22,6 +22,7 @@ from torch.utils import checkpoint
 from torch.utils._python_dispatch import return_and_correct_aliasing
 
 from helpers.pretend_graph import Graph, capturing, count, counts, repeatable
+from helpers.pretend_stream import Event, Stream, current_device, on_device, set_device, wait_for_all
 from medcap.checkpoints import tensor_tree
 from medcap.modules import frozen_layer
 
@@ -274,33 +275,6 @@ def _flex(query: Tensor, key: Tensor, value: Tensor, block_mask: Any, enable_gqa
     return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=enable_gqa)
 
 
-class _Stream:
-    """A stream or an event: everything is done at once."""
-
-    def __init__(self, *_: Any, **__: Any) -> None:
-        self.cuda_stream = 0
-
-    def synchronize(self) -> None:
-        count("waits")
-
-    def record_event(self, *_: Any) -> _Stream:
-        return _Stream()
-
-    def wait_event(self, event: Any) -> None: ...
-
-    def wait_stream(self, stream: Any) -> None: ...
-
-    def record(self, *_: Any) -> None: ...
-
-    def query(self) -> bool:
-        return True
-
-
-class _Event(_Stream):
-    def elapsed_time(self, end: Any) -> float:
-        return 0.0
-
-
 def _is_pretend(value: Any) -> bool:
     return isinstance(value, PretendTensor)
 
@@ -336,12 +310,13 @@ _CUDA = {
     "is_available": lambda: True,
     "is_initialized": lambda: True,
     "device_count": lambda: 1,
-    "current_device": lambda: 0,
-    "set_device": lambda device: None,
+    "current_device": current_device,
+    "set_device": set_device,
+    "device": on_device,
     "get_device_capability": lambda *_: (9, 0),
     "is_bf16_supported": lambda *_, **__: True,
     "get_device_name": lambda *_: "pretend",
-    "synchronize": lambda *_: count("waits"),
+    "synchronize": lambda *_: wait_for_all(),
     "max_memory_allocated": lambda *_: 0,
     "reset_peak_memory_stats": lambda *_: None,
     "mem_get_info": lambda *_: (140 << 30, 141 << 30),
@@ -351,9 +326,9 @@ _CUDA = {
     "is_current_stream_capturing": lambda: False,
     "CUDAGraph": Graph,
     "graph": capturing,
-    "Stream": _Stream,
-    "Event": _Event,
-    "current_stream": _Stream,
+    "Stream": Stream,
+    "Event": Event,
+    "current_stream": Stream,
     "stream": lambda stream: contextlib.nullcontext(),
 }
 
@@ -390,5 +365,6 @@ def pretend_cuda() -> Iterator[torch.device]:
         ):
             patches.enter_context(mock.patch.object(owner, name, value))
         counts.clear()
+        set_device(GPU)
         patches.enter_context(_Mode())
         yield GPU

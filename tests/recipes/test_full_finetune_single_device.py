@@ -1,5 +1,6 @@
 import base64
 import json
+from unittest import mock
 
 import pytest
 import torch
@@ -207,6 +208,21 @@ def test_a_hub_name_without_a_network_says_what_to_download(workspace, capsys, m
         workspace.train("vision=siglip")
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert "hf download google/siglip-so400m-patch14-384" in line
+
+
+def test_a_machine_without_a_compiler_is_named_before_weights_are_read(workspace, capsys, monkeypatch):
+    from torch._inductor import cpp_builder
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    from medcap.checkpoints.frozen_llm import LLMPlan
+
+    monkeypatch.setattr(LLMPlan, "load", lambda *_: pytest.fail("weights were read"))
+    monkeypatch.setattr(cpp_builder, "get_cpp_compiler", mock.Mock(side_effect=InvalidCxxCompiler))
+    with pytest.raises(SystemExit) as end:
+        workspace.train("compile=true", "device=cpu")
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert end.value.code == 2
+    assert "compile=true needs a C++ compiler on a CPU, and none was found: install g++" in line
 
 
 def damage(workspace, kind):

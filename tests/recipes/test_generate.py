@@ -1,4 +1,5 @@
 import json
+from unittest import mock
 
 import nibabel
 import numpy as np
@@ -129,6 +130,21 @@ def test_a_mistake_is_one_line_before_weights_are_read(trained, capsys, monkeypa
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert end.value.code == 2
     assert message in line
+
+
+def test_a_machine_without_a_compiler_is_named_before_weights_are_read(trained, capsys, monkeypatch):
+    from torch._inductor import cpp_builder
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    from medcap.checkpoints.frozen_llm import LLMPlan
+
+    monkeypatch.setattr(LLMPlan, "load", lambda *_: pytest.fail("weights were read"))
+    monkeypatch.setattr(cpp_builder, "get_cpp_compiler", mock.Mock(side_effect=InvalidCxxCompiler))
+    with pytest.raises(SystemExit) as end:
+        generate(trained, *(one.format(folder=trained.folder) for one in OF_THE_RUN), "device=cpu", "compile=true")
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert end.value.code == 2
+    assert "compile=true needs a C++ compiler on a CPU, and none was found: install g++" in line
 
 
 def test_a_damaged_test_image_counts_as_a_failure(trained):

@@ -55,6 +55,16 @@ def run_apart(function: Callable[[], Result]) -> Result:
     return future.result()
 
 
+def use_device(device: torch.device) -> None:
+    """Make a model's GPU this thread's own: a new thread has the first one, whatever the others use.
+
+    Args:
+        device: device of the model.
+    """
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+
+
 def compile_for_own_threads() -> None:
     """Have torch compile CPU code for as many threads as there are now.
 

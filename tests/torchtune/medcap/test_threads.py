@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch._inductor.utils import fresh_cache
 
+from helpers.pretend_cuda import pretend_cuda
 from helpers.waiting import wait_for
 from medcap.errors import UserError
-from medcap.threads import compile_for_own_threads, reading_threads, run_apart
+from medcap.threads import compile_for_own_threads, reading_threads, run_apart, use_device
 
 
 @pytest.fixture
@@ -89,3 +90,10 @@ def test_code_compiled_for_other_numbers_of_threads_is_not_taken(three_threads, 
             assert torch.compile(lambda x: x * 2 + 1)(torch.ones(8)).tolist() == [3.0] * 8
             kept = counters["inductor"]
             assert (kept["fxgraph_cache_hit"], kept["fxgraph_cache_miss"]) == (found, made)
+
+
+def test_only_this_thread_uses_the_device_that_it_names():
+    with pretend_cuda():
+        use_device(torch.device("cpu"))
+        assert run_apart(lambda: (use_device(torch.device("cuda", 1)), torch.cuda.current_device())[1]) == 1
+        assert torch.cuda.current_device() == 0

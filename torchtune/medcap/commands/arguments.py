@@ -7,10 +7,14 @@ import os
 from pathlib import Path
 from typing import Any
 
+from medcap.errors import UserError
+
 # Largest seed that NumPy's older generators take, and so torch, Optuna and the recipes' key ``seed``.
 MAX_SEED = 2**32 - 1
 # Options whose values are not paths, whatever they begin with.
 _TEXTS = ("api_key", "question", "system")
+# Keys of the evaluation that are options of commands.
+_OPTIONS = ("compile", "cuda_graphs")
 
 
 def add_image_root(parser: argparse.ArgumentParser) -> None:
@@ -50,6 +54,21 @@ def model_overrides(options: argparse.Namespace) -> list[str]:
     """Return the model keys of a command line: ``key=value`` words and ``--without``."""
     without = [f"without=[{','.join(options.without)}]"] if options.without else []
     return [*options.overrides, *without]
+
+
+def refuse_options_as_keys(overrides: list[str], options: argparse.Namespace) -> None:
+    """Name the option where a key of the evaluation, which is no key of a model, was given instead.
+
+    Args:
+        overrides: ``key=value`` words.
+        options: of the command.
+
+    Raises:
+        UserError: if one is an option of the command.
+    """
+    for key in (word.partition("=")[0] for word in overrides):
+        if key in _OPTIONS and hasattr(options, key):
+            raise UserError(f"{key}: use --{key.replace('_', '-')}; here it is an option, and no key of a run's model")
 
 
 def take_mask_from_boxes(overrides: list[str]) -> tuple[list[str], str | None]:

@@ -9,6 +9,7 @@ from medcap.commands.arguments import (
     add_without,
     model_overrides,
     positive,
+    refuse_options_as_keys,
     seed,
     take_mask_from_boxes,
 )
@@ -72,6 +73,7 @@ def run(options: argparse.Namespace) -> None:
     chat = Chat(sampling, options.system, options.alone)
     for image in options.image:
         chat.show(image)
+    refuse_options_as_keys(options.overrides, options)
     overrides, sam = take_mask_from_boxes(model_overrides(options))
     # One answer at a time: a compiled step computes all the rows that there could be.
     compiled = {"compile": True, "batch_size": 1} if options.compile else {}

@@ -10,7 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medcap.commands.arguments import add_cuda_graphs, add_without, model_overrides, positive, take_mask_from_boxes
+from medcap.commands.arguments import (
+    add_cuda_graphs,
+    add_without,
+    model_overrides,
+    positive,
+    refuse_options_as_keys,
+    take_mask_from_boxes,
+)
 from medcap.errors import UserError
 
 if TYPE_CHECKING:
@@ -137,6 +144,7 @@ def run(options: argparse.Namespace, page: Callable[[Service, Keys], list[Route]
     raise_file_limit(limits)
     runs = [word for word in options.runs if "=" not in word or Path(word).exists()]
     overrides = [*model_overrides(options), *(word for word in options.runs if word not in runs)]
+    refuse_options_as_keys(overrides, options)
     if not runs:
         raise UserError("name the output_dir of at least one training run")
     overrides, sam = take_mask_from_boxes(overrides)

@@ -22,6 +22,7 @@ from medcap.generation.decoding.kv_cache import KVCache, attached
 from medcap.generation.decoding.prefix_tree import Prompt, plan_trees
 from medcap.generation.generator import Generator
 from medcap.generation.request import Generation, PreparedImage, Request, Sampling
+from medcap.threads import use_device
 
 # After this many failures in a row the server should be started again.
 MAX_FAILURES = 3
@@ -180,6 +181,7 @@ class LiveGenerator:
 
     def _run(self) -> None:
         first = self.generators[0]
+        use_device(first.model.device)
         cache = KVCache(self.max_rows * self.capacity)
         with contextlib.ExitStack() as contexts:
             images = [contexts.enter_context(generator.running()) for generator in self.generators]

@@ -9,6 +9,7 @@ from typing import Any
 
 from medcap.checkpoints.build_model import ModelPlan, choose_device, choose_dtype, open_model, plan_model
 from medcap.checkpoints.run import fit_of_run, read_dataset_keys, read_run
+from medcap.compiler import check_compiler
 from medcap.data.boxes.style import box_style
 from medcap.data.images.reader import ImageReader
 from medcap.data.images.roots import LimitKeys
@@ -78,9 +79,11 @@ def open_runs(
     """
     configs = [read_run(run, overrides) for run in runs]
     plans = [plan_model(cfg) for cfg in configs]
-    if options.get("cuda_graphs"):
-        for cfg in configs:
-            check_capture_device(choose_device(cfg.device))
+    for device in map(choose_device, dict.fromkeys(cfg.device for cfg in configs)):
+        if options.get("cuda_graphs"):
+            check_capture_device(device)
+        if options.get("compile"):
+            check_compiler(device)
     folder = None if mask_from_boxes is None else plan_box_outlines(mask_from_boxes, plans)
     reader = ImageReader(image_roots, keys=LimitKeys("image_roots", None))
     generators: list[Generator] = []

@@ -7,6 +7,7 @@ import sys
 from medcap.checkpoints.build_model import EarlierRun, ModelPlan, choose_dtype, plan_model
 from medcap.checkpoints.experts import starts_experts
 from medcap.checkpoints.history import History, entries_of_descendant
+from medcap.compiler import check_compiler
 from medcap.datasets.mixture import MixedDataset
 from medcap.datasets.source_keys import source_files
 from medcap.models.component_registry import COMPONENTS
@@ -22,6 +23,7 @@ from medcap.training.optimization import check_optimization
 from medcap.training.reliability.run_folder import RunFolder
 from medcap.training.setup import (
     chooses_by_question,
+    compiles,
     prepare_model,
     seed_everything,
     speed_notes,
@@ -77,6 +79,8 @@ class FineTuneRecipe:
         cfg, world = self.cfg, self.world
         seed_everything(cfg.seed)
         check_optimization(cfg, world.device)
+        if compiles(cfg, world.device):
+            check_compiler(world.device)
         self.folder = RunFolder(cfg, world)
         start = self._start()
         plan = plan_model(cfg, start)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import weakref
+from collections import defaultdict
 from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +18,14 @@ from medcap.generation.decoding.step import DecodingStep
 from medcap.models.decoders.transformers_model import TransformersDecoder
 from medcap.models.lora_experts import RoutedAdapters
 from medcap.models.vision_language_model import VisionLanguageModel
+
+# [Contract] torch allows one capture at a time in a process, and whatever waits for the whole GPU meanwhile, in any
+# thread, ends it: so does the beginning of another capture, and code that is tuned as it is compiled.
+_capturing = threading.Lock()
+# A stream of its own for all graphs of one cache, handed on when these are gone. On a new stream, cuBLAS takes up to
+# 32 MiB and keeps them; graphs that share a stream share them too, and the end of one can end the others'
+# (https://github.com/pytorch/pytorch/issues/193402).
+_free_streams: defaultdict[torch.device, list[torch.cuda.Stream]] = defaultdict(list)
 
 
 @dataclass(frozen=True)
@@ -42,6 +53,7 @@ class CapturedSteps:
         self._step, self._cache = step, cache
         self._captured: dict[Hashable, _Captured] = {}
         self._memory: Any = None  # one pool: a step's numbers are read before the next one runs
+        self._stream: torch.cuda.Stream | None = None
 
     def hidden(self, tokens: Tensor, positions: Tensor, used: int) -> Tensor:
         """Run one token of every row through the layers.
@@ -66,20 +78,40 @@ class CapturedSteps:
         return captured.hidden
 
     def _capture(self, tokens: Tensor, positions: Tensor, used: int) -> tuple[Tensor, _Captured]:
-        # A step writes its keys and values into their own slots, so it may run again.
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            # Before a capture everything must be compiled, and libraries must have the memory that they work in.
-            self._run(tokens, positions, used)
-            found = self._run(tokens, positions, used)
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        # Other threads prepare images and may use the GPU meanwhile.
-        with torch.cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):
-            hidden = self._run(tokens, positions, used)
-        self._memory = graph.pool()
-        return found, _Captured(graph, tokens, positions, hidden)
+        device = self._step.model.device
+        # A thread has a device of its own, the first one unless it is told otherwise; so does a new stream.
+        with _capturing, torch.cuda.device(device):
+            stream, current = self._own_stream(device), torch.cuda.current_stream(device)
+            stream.wait_stream(current)
+            with torch.cuda.stream(stream):
+                # Before a capture everything must be compiled, and libraries must have the memory that they work in.
+                # A step writes its keys and values into their own slots, so it may run again.
+                self._run(tokens, positions, used)
+                found = self._run(tokens, positions, used)
+            current.wait_stream(stream)
+            graph = torch.cuda.CUDAGraph()
+            try:
+                # Where a capture fails, torch leaves its stream the current one.
+                with (
+                    torch.cuda.stream(current),
+                    # Other threads prepare images and may use the GPU meanwhile.
+                    torch.cuda.graph(graph, self._memory, stream, capture_error_mode="thread_local"),
+                ):
+                    hidden = self._run(tokens, positions, used)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                raise UserError(f"cuda_graphs: a decoding step cannot be captured ({reason}): leave it out") from error
+            self._memory = graph.pool()
+            return found, _Captured(graph, tokens, positions, hidden)
+
+    def _own_stream(self, device: torch.device) -> torch.cuda.Stream:
+        if self._stream is None:
+            free = _free_streams[device]
+            self._stream = free.pop() if free else torch.cuda.Stream(device)
+            weakref.finalize(self, free.append, self._stream)
+        return self._stream
 
     def _run(self, tokens: Tensor, positions: Tensor, used: int) -> Tensor:
         return self._step.hidden(tokens, self._cache.step(positions, used), positions)

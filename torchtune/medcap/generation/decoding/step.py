@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medcap.errors import UserError
+from medcap.compiler import no_compiler
 from medcap.models.decoders.transformers_model import TransformersDecoder
 from medcap.models.vision_language_model import VisionLanguageModel
 from medcap.threads import compile_for_own_threads
@@ -117,7 +117,4 @@ def _compiling(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
     except BackendCompilerFailed as error:
         if not isinstance(error.inner_exception, InvalidCxxCompiler):
             raise
-        raise UserError(
-            "compile=true needs a C++ compiler on a CPU, and none was found: install g++, name another one in the"
-            " variable CXX, or leave compile out"
-        ) from error
+        raise no_compiler() from error
