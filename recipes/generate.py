@@ -19,6 +19,7 @@ from medcap.data.images.reference import ImageRef
 from medcap.data.images.tiles import refuse_fit
 from medcap.data.images.view_keys import read_view
 from medcap.data.images.views import DEFAULT_VIEW
+from medcap.data.row_regions import REGION_TEXT
 from medcap.entry_point import recipe
 from medcap.errors import UserError
 from medcap.evaluation.answering import Engine
@@ -77,6 +78,11 @@ class GenerateRecipe:
             )
         if self.tasks and cfg.dataset_source is None:
             raise UserError(f"dataset_source is missing: test_{self.tasks[0].name} needs a data file or folder")
+        if REGION_TEXT in (cfg.prompt or ""):
+            raise UserError(
+                f"prompt holds {REGION_TEXT}, and no key gives it a region: ask by /region in medcap chat, or a file of"
+                " rows by test_region_vqa=true"
+            )
         if self.tasks and not any(cfg.vqa_type in task.vqa_types for task in self.tasks):
             names = ", ".join(f"test_{task.name}" for task in self.tasks)
             if os.environ.get("RANK", "0") == "0":

@@ -1,4 +1,4 @@
-"""What the documents name is there: files, links, anchors, commands and the floors of the imports."""
+"""What the documents name is there: files, links, anchors, measured figures and the floors of the imports."""
 
 import re
 import tomllib
@@ -13,6 +13,7 @@ PLACES = (REPOSITORY, REPOSITORY / "torchtune" / "medcap", REPOSITORY / "docs")
 # A file of the source as the documents write it: `data/batch.py`, never a user's own file.
 _NAMED = re.compile(r"`([\w./-]+\.(?:py|toml|yaml)|[\w.-]+/[\w./-]+\.html)`")
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
+_FIGURE = re.compile(r"(?<![\d.])\d+\.\d{3}(?!\d)")
 # Files of other projects.
 FOREIGN = {"cal_metric.py", "evaluate_metrics.py", "run_eval.py", "run_eval_batch.py", "llava/data/download_images.py"}
 
@@ -64,3 +65,14 @@ def test_the_floors_are_those_of_the_import_contracts():
     text = sections(REPOSITORY / "docs" / "architecture.md")["Floors"]
     rows = re.findall(r"^\| \d+ \| ([^|]+) \|", text, flags=re.MULTILINE)
     assert [set(re.findall(r"`(\w+)`", row)) for row in rows] == expected
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_figures_beside_a_link_to_a_result_are_those_of_the_result(page):
+    wrong = []
+    for paragraph in re.split(r"\n\s*\n|\n(?=- )", page.read_text(encoding="utf-8")):
+        results = [page.parent / link for link in _LINK.findall(paragraph) if "results/benchmarks/" in link]
+        measured = "".join(result.read_text(encoding="utf-8") for result in results if result.suffix == ".md")
+        if measured and not paragraph.startswith("|"):
+            wrong += [figure for figure in _FIGURE.findall(paragraph) if figure not in measured]
+    assert wrong == []

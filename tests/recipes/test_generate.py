@@ -37,6 +37,13 @@ def test_one_picture_goes_to_standard_output(trained, capsys):
     assert [line.count("\t") for line in capsys.readouterr().out.splitlines()] == [1, 1]
 
 
+def test_a_prompt_with_a_region_that_nothing_gives_is_refused(trained, capsys):
+    with pytest.raises(SystemExit) as end:
+        generate(trained, f"image={trained.folder}/images/0.png", "prompt='What is <region></region>?'")
+    assert end.value.code == 2
+    assert "prompt holds <region></region>, and no key gives it a region: ask by /region" in capsys.readouterr().err
+
+
 def test_the_language_model_can_be_left_to_the_run(trained, capsys):
     image = f"image={trained.folder}/images/0.png"
     generate(trained, image)

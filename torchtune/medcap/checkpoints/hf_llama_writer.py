@@ -192,7 +192,9 @@ def _special_names(tokenizer: Llama3Tokenizer, renamed: Mapping[int, str], end: 
     """Return the names at n to n + 255, or before ``end``: a tokenizer.json numbers them, so free slots need names."""
     first = tokenizer.base_vocab_size
     names = {token: name for name, token in tokenizer.special_tokens.items()} | dict(renamed)
-    return [
-        names.get(token, IMAGE_TOKEN if IMAGE_TOKEN not in names.values() else f"<|reserved_special_token_{token}|>")
-        for token in range(first, end or first + NUM_SPECIAL_TOKENS)
-    ]
+    free = [token for token in range(first, end or first + NUM_SPECIAL_TOKENS) if token not in names]
+    # [Contract] of two slots of one name a tokenizer.json keeps one, and every id behind it is one too low.
+    names |= {token: f"<|reserved_special_token_{token}|>" for token in free}
+    if free and IMAGE_TOKEN not in names.values():
+        names[free[0]] = IMAGE_TOKEN
+    return [names[token] for token in range(first, end or first + NUM_SPECIAL_TOKENS)]

@@ -55,7 +55,8 @@ def read_run(run: str | Path, overrides: Sequence[str] = ()) -> ModelConfigurati
         named = OmegaConf.select(cfg, key)
         if isinstance(named, str) and (config.parent / named).exists():
             OmegaConf.update(cfg, key, str(config.parent / named))
-    own = {"vision": None, "vision_checkpoint": str(_find_checkpoint(folder, config, cfg).parent)}
+    # What a training left out is not in its checkpoint, so that nothing is left to leave out.
+    own = {"vision": None, "vision_checkpoint": str(_find_checkpoint(folder, config, cfg).parent), "without": []}
     stray = next((word for word in overrides if "=" not in word), None)
     if stray is not None:
         raise UserError(f"{stray!r} is not an override: write key=value, such as device=cpu")

@@ -9,7 +9,8 @@ from typing import Any
 from torchtune.data import Message
 
 from medcap.data.regions.region import Region, regions_as_json
-from medcap.data.row_regions import with_regions
+from medcap.data.row_regions import REGION_TEXT, with_regions
+from medcap.errors import UserError
 from medcap.generation.request import Request
 
 
@@ -26,23 +27,29 @@ def caption_request(image: Any, id: str = "") -> Request:
     return Request([user_message(image)], id)
 
 
-def question_request(image: Any | None, question: str, id: str = "", regions: Sequence[Region] = ()) -> Request:
+def question_request(image: Any | None, question: str, id: str = "", regions: Sequence[Any] = ()) -> Request:
     """Ask a question about an image.
 
     Args:
         image: a reference, a path, a PIL image, or None to ask without one.
         question: the words.
         id: name of the request.
-        regions: the regions that ``<region></region>`` in the words stands for, in order.
+        regions: the regions that ``<region></region>`` in the words stands for, in order: as rows of data have them,
+            such as ``[10, 20, 60, 80]``, or as :class:`Region`.
 
     Returns:
         The request.
 
     Raises:
-        UserError: if there is not one ``<region></region>`` for each region.
+        UserError: if regions are given, and one is none or there is not one ``<region></region>`` for each.
     """
     messages = [user_message(image, question)]
-    return Request(with_regions(messages, regions_as_json(regions), Path) if regions else messages, id)
+    if not regions:
+        return Request(messages, id)
+    if REGION_TEXT not in question:
+        raise UserError(f"regions are given and no {REGION_TEXT} is in the question: say where each belongs")
+    written = [regions_as_json([region])[0] if isinstance(region, Region) else region for region in regions]
+    return Request(with_regions(messages, written, Path), id)
 
 
 def user_message(image: Any | Sequence[Any] | None = None, text: str = "") -> Message:

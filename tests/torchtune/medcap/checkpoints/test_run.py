@@ -34,6 +34,13 @@ def test_a_run_gives_its_model_keys_and_its_newest_checkpoint(run):
     assert not hasattr(cfg, "optimizer") and cfg.llm_weights == "bf16"
 
 
+def test_what_a_training_left_out_is_not_left_out_of_its_run_again(run):
+    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    (run / "config.yaml").write_text(yaml.safe_dump(config | {"without": ["mask_decoder"]}), encoding="utf-8")
+    assert read_run(run).without == []
+    assert read_run(run, ["without=[llm_lora]"]).without == ["llm_lora"]
+
+
 def test_a_step_of_a_run_gives_itself(run):
     assert read_run(run / "checkpoint/step_000001").vision_checkpoint == str(run / "checkpoint/step_000001")
 

@@ -74,6 +74,19 @@ def test_answers_are_those_of_a_plain_pass_and_depend_on_the_region(side):
     assert answers[-1].tokens == answers[0].tokens
 
 
+def test_regions_may_be_given_as_rows_have_them():
+    wanted = question_request("0.png", QUESTION, regions=[Region(BoxShape((1, 2, 3, 4)))]).messages
+    for given in ([1, 2, 3, 4], {"box": [1, 2, 3, 4]}):
+        found = question_request("0.png", QUESTION, regions=[given]).messages
+        assert [message.content for message in found] == [message.content for message in wanted]
+    with pytest.raises(UserError, match="a box is four numbers"):
+        question_request("0.png", QUESTION, regions=[[1, 2, 3]])
+    with pytest.raises(UserError, match="regions are given and no <region></region> is in the question"):
+        question_request("0.png", "What is it?", regions=[[1, 2, 3, 4]])
+    with pytest.raises(UserError, match="1 <region></region> in its questions but 2 regions"):
+        question_request("0.png", QUESTION, regions=[[1, 2, 3, 4], [1, 2, 3, 4]])
+
+
 def test_alone_and_scored_and_with_a_damaged_region_beside_them(side):
     generator, requests, _, answers = side
     few = generator_with_regions(generator.reader.roots[0], "pooling", batch_size=1)

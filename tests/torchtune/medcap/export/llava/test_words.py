@@ -124,3 +124,19 @@ def test_words_that_nothing_has_trained_start_as_the_mean_in_an_export_too(tmp_p
     table = load_file(tmp_path / "out/model.safetensors")["language_model.model.embed_tokens.weight"]
     torch.testing.assert_close(table[-1], table[:-1].mean(0))
     assert json.loads((tmp_path / "out/config.json").read_text())["text_config"]["vocab_size"] == len(table)
+
+
+def test_words_behind_tables_with_more_rows_than_the_tokenizer_has_ids(tmp_path):
+    rows = tiny_vocab_size() + 3  # as where tables are padded to a round number
+    run = run_with(tmp_path, ["words"], tiny_llm(vocab_size=rows))
+    export_run(run, tmp_path / "out")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert tokenizer("<SEG>2<SEG>", add_special_tokens=False)["input_ids"] == [rows + 3, rows]
+    generator, turns = open_run(run), TALKS["words in words"]
+    model = LlavaForConditionalGeneration.from_pretrained(tmp_path / "out")
+    with torch.no_grad():
+        found, expected = model(**inputs(tmp_path / "out", turns)).logits, our_logits(generator, turns)
+    assert found.shape == expected.shape and found.shape[-1] == rows + 4
+    assert (found - expected).abs().max() < 1e-4
+    import_model(tmp_path / "out", tmp_path / "back")
+    assert torch.equal(our_logits(open_run(tmp_path / "back", ["device=cpu"]), turns), expected)
