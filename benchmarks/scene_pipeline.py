@@ -13,7 +13,7 @@ from machine import describe_machine
 from timed_stage import run_timed
 
 from medcap.checkpoints.hf_llama_writer import write_hugging_face_llama
-from medcap.datasets.phantoms.scene_questions import scene_text_records
+from medcap.datasets.phantoms.scene_questions import SOMEWHERE, scene_text_records
 from medcap.demo.language import answer_accuracy, teach_language, tokenizer_texts
 from medcap.demo.tokenizer import train_tiktoken_file
 from medcap.files import write_json
@@ -59,7 +59,7 @@ class Bar:
         return f"| {self.score}, {title}: {self.sign} {self.bound} | {said} |"
 
 
-def run_scenes(name: str, masks: bool) -> tuple[dict[str, Any], Path]:
+def run_scenes(name: str, masks: bool, somewhere: str = SOMEWHERE) -> tuple[dict[str, Any], Path]:
     """Teach the language model, unless that was done, and run a pipeline's stages.
 
     The language model is kept for further runs in the pipeline's folder and does not count as training.
@@ -67,6 +67,7 @@ def run_scenes(name: str, masks: bool) -> tuple[dict[str, Any], Path]:
     Args:
         name: the pipeline.
         masks: whether the language model is also asked for masks.
+        somewhere: its word for a place, as in :func:`scene_text_records`.
 
     Returns:
         ``machine``, ``language_accuracy`` and ``seconds`` of each stage; and the pipeline's folder.
@@ -74,9 +75,9 @@ def run_scenes(name: str, masks: bool) -> tuple[dict[str, Any], Path]:
     machine, pipeline = describe_machine(), read_pipeline(name)
     pipeline.folder.mkdir(parents=True, exist_ok=True)
     taught = pipeline.folder / "llm" / "accuracy.json"
-    language = [TEXT_RECORDS, LANGUAGE_STEPS, LANGUAGE_BATCH, masks]
+    language = [TEXT_RECORDS, LANGUAGE_STEPS, LANGUAGE_BATCH, masks, somewhere]
     stages = Stages(pipeline.folder / "language.json")
-    stages.run("language", language, taught, lambda: _teach(taught.parent, masks))
+    stages.run("language", language, taught, lambda: _teach(taught.parent, masks, somewhere))
     used = {stage.name: run_timed(stage) for stage in pipeline.stages}
     accuracy = json.loads(taught.read_text(encoding="utf-8"))["accuracy"]
     return {"machine": machine, "language_accuracy": accuracy, "seconds": used}, pipeline.folder
@@ -144,15 +145,15 @@ def cell(scores: Mapping[str, Any], name: str) -> str:
     return f"{value:.3f}" + (f" ({interval['low']:.3f} to {interval['high']:.3f})" if interval else "")
 
 
-def _teach(folder: Path, masks: bool) -> None:
+def _teach(folder: Path, masks: bool, somewhere: str) -> None:
     architecture = written_configuration("medcap/tiny/single_device")["llm"]
     architecture.pop("_component_")
-    records = scene_text_records(TEXT_RECORDS, seed=0, short=True, masks=masks)
+    records = scene_text_records(TEXT_RECORDS, seed=0, short=True, masks=masks, somewhere=somewhere)
     file = folder.parent / "tokenizer.model"
     train_tiktoken_file(tokenizer_texts(records), architecture["vocab_size"] - 256, file)
     tokenizer = llama3_tokenizer(str(file))
     decoder = teach_language(records, tokenizer, architecture, LANGUAGE_STEPS, LANGUAGE_BATCH)
-    held_out = scene_text_records(500, seed=1, short=True, masks=masks)
+    held_out = scene_text_records(500, seed=1, short=True, masks=masks, somewhere=somewhere)
     accuracy = answer_accuracy(decoder, tokenizer, held_out)
     shutil.rmtree(folder, ignore_errors=True)
     write_hugging_face_llama(folder, decoder, architecture, file)

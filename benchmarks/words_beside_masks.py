@@ -32,7 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("results/benchmarks"), help="folder for the tables")
     options = parser.parse_args()
-    found, folder = run_scenes(PIPELINE, masks=True)
+    found, folder = run_scenes(PIPELINE, masks=True, somewhere="0")
     found["scores"] = {
         str(seed): {name: _score(folder / f"ask_{name}_{seed}" / "vqa") for name in ("words", "both")} for seed in SEEDS
     }

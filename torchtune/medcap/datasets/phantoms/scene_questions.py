@@ -25,7 +25,7 @@ from medcap.datasets.phantoms.records import (
 from medcap.datasets.phantoms.scenes import QUESTIONS, TEXT, Scene, join_words, make_scene
 
 BOX = "<BOX>"  # stands for the box of a lesion, in a question and in an answer
-_SOMEWHERE = "X"  # stands for it where there is nothing but words
+SOMEWHERE = "X"  # stands for it where there is nothing but words
 SEG = "<SEG>"  # stands for the mask of a lesion in an answer
 # Detection (all lesions), a phrase's box, a box's kind, other questions, captions, a phrase's mask, a region's kind.
 TASKS = ("DET", "REC", "REG", "VQA", "CAP", "SEG", "RVQA")
@@ -230,6 +230,7 @@ def scene_text_records(
     short: bool = False,
     masks: bool = False,
     regions: bool = False,
+    somewhere: str = SOMEWHERE,
 ) -> list[dict[str, Any]]:
     """Conversations without images that teach to read about scenes: a description and a question, or a repetition.
 
@@ -238,10 +239,13 @@ def scene_text_records(
         seed: seed of the scenes described.
         lesions: numbers of lesions; see :func:`make_scene`.
         places: gives the words for where each kind lies, such as a box in a notation; they stand in the description and
-            in the answers. Without, an answer says "X" where ``<BOX>`` stands, so that the words around it are learnt.
+            in the answers. Without, an answer says ``somewhere`` where ``<BOX>`` stands, so that the words around it
+            are learnt.
         short: see :func:`ask`.
-        masks: ask for masks, too; the answer says "X" where ``<SEG>`` stands.
+        masks: ask for masks, too; the answer says ``somewhere`` where ``<SEG>`` stands.
         regions: ask for the kind of a lesion that the question describes where ``<region></region>`` stands.
+        somewhere: the word for a place. A letter becomes one token with the space before it, which an added word cannot
+            replace: the model then has to learn to say the space alone. A number leaves the space a token.
 
     Returns:
         Records in the form of LLaVA's, ``{"id", "conversations": [human, gpt]}``. The description stands where an image
@@ -268,17 +272,17 @@ def scene_text_records(
                 words = [lesion.kind, *(getattr(lesion, name) for name in ATTRIBUTES)]
                 shown = choose(stream, (lesion.kind, lesion.finding, " ".join(stream.permutation(words).tolist())))
                 question = replace(question, text=question.text.replace(REGION_TEXT, shown))
-        question = _in_words(question, at)
+        question = _in_words(question, at, somewhere)
         turns = conversation(human + question.text, question.answer)
         records.append({"id": f"scene-text-{seed}-{index:06d}", "conversations": turns})
     return records
 
 
-def _in_words(question: SceneQuestion, places: Mapping[str, str] | None) -> SceneQuestion:
+def _in_words(question: SceneQuestion, places: Mapping[str, str] | None, somewhere: str) -> SceneQuestion:
     """Return a question with the words for a place instead of each ``<BOX>``."""
-    answer = question.answer.replace(SEG, _SOMEWHERE)
+    answer = question.answer.replace(SEG, somewhere)
     if places is None:
-        return replace(question, answer=answer.replace(BOX, _SOMEWHERE))
+        return replace(question, answer=answer.replace(BOX, somewhere))
     for kind in question.boxes or ():
         answer = answer.replace(BOX, places[kind], 1)
     answer = answer.replace(BOX, NOT_SEEN)

@@ -121,3 +121,13 @@ def test_short_answers_have_the_box_right_after_the_name():
     records = scene_text_records(200, seed=6, places=lambda scene: places, short=True)
     answers = {record["conversations"][1]["value"] for record in records}
     assert {"ring here.", "ring not visible."} <= answers and not any("<BOX>" in answer for answer in answers)
+
+
+def test_the_word_for_a_place_can_be_chosen():
+    words = {"short": True, "masks": True}
+    usual = scene_text_records(200, seed=6, **words)
+    chosen = scene_text_records(200, seed=6, **words, somewhere="0")
+    said = [[record["conversations"][1]["value"] for record in records] for records in (usual, chosen)]
+    assert sum(one.endswith(" X.") for one in said[0]) > 20
+    assert said[1] == [one.replace(" X", " 0") for one in said[0]]
+    assert [record["conversations"][0] for record in usual] == [record["conversations"][0] for record in chosen]
