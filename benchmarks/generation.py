@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import sys
 import tempfile
@@ -93,6 +94,7 @@ def measure(preset: Preset, options: argparse.Namespace, folder: Path) -> dict[s
     models = make_models(preset, device, DTYPES[options.dtype], options.llm_weights, own, theirs)
     report = {
         "machine": describe_machine(),
+        "wait_policy": os.environ.get("OMP_WAIT_POLICY", "its own"),
         "preset": options.preset,
         "dtype": options.dtype,
         "llm_weights": options.llm_weights,

@@ -81,7 +81,8 @@ def _head(report: dict[str, Any]) -> list[str]:
         f" {report['dtype']}{quantised}; a CLIP tower of {preset.tower_layers} layers of width {preset.tower_dim};"
         f" {preset.image_tokens} image tokens; random weights{compiled}.",
         f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} threads, torch {machine['torch']},"
-        f" transformers {machine['transformers']}, Python {machine['python']}.",
+        f" transformers {machine['transformers']}, Python {machine['python']}; OpenMP's wait policy:"
+        f" {report['wait_policy']}.",
         "Made by `benchmarks/generation.py`. "
         + (
             ("All sides gave the same greedy tokens and the same most likely options." if compared else "")
