@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -101,23 +102,35 @@ def test_the_example_gives_the_box_and_the_mask_of_the_run(exported, tmp_path):
     assert written.shape == mask.shape and (written != mask).mean() < 0.01  # sums are rounded in another order
 
 
-def start_example(out, folder, *words):
-    """Run the export's own script in a folder."""
-    command = [sys.executable, str(out / "parts" / "load_parts.py"), *words]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False, cwd=folder)
-
-
 def run_example(out, folder, *words):
-    """Run the export's own script on ``first.png`` of a folder, and return what it prints."""
-    ended = start_example(out, folder, "first.png", *words)
+    """Run the export's own script on ``first.png`` of a folder as a user does, and return what it prints."""
+    command = [sys.executable, str(out / "parts" / "load_parts.py"), "first.png", *words]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, cwd=folder)
     assert ended.returncode == 0, ended.stderr
     return ended.stdout
 
 
-def test_the_example_answers_about_regions_as_the_run_does(exported, tmp_path):
-    run, out, _ = exported
-    FIRST.save(tmp_path / "first.png")
+@pytest.fixture
+def example(exported, tmp_path, monkeypatch, capsys):
+    """The export's own script as a function of the words behind its name: what it prints, or ends with."""
+    script = exported[1] / "parts" / "load_parts.py"
+    monkeypatch.chdir(tmp_path)
+    FIRST.save("first.png")
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", [str(script), *words])
+        try:
+            runpy.run_path(str(script), run_name="__main__")
+        except SystemExit as end:
+            return str(end.code)
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_the_example_answers_about_regions_as_the_run_does(exported, example):
+    run, _, _ = exported
     generator = open_run(run)
     question = "What is <region></region>, and what <region></region>?"
     boxes = [[0, 0, 24, 32], [24, 0, 48, 32]]
@@ -126,44 +139,35 @@ def test_the_example_answers_about_regions_as_the_run_does(exported, tmp_path):
         messages = with_regions(ours([("user", FIRST, question)]), given, Path)
         answers.append(generator.generate([Request(messages)], Sampling(max_new_tokens=32))[0])
     assert answers[0].tokens != answers[1].tokens
-    told = run_example(out, tmp_path, question, *(",".join(map(str, box)) for box in boxes))
+    told = example("first.png", question, *(",".join(map(str, box)) for box in boxes))
     # transformers writes the special tokens too.
     assert answers[0].text in re.sub(r"<\|\w+\|>", "", told)
 
 
-def test_mistakes_in_the_words_behind_the_example_are_one_line(exported, tmp_path):
-    _, out, _ = exported
-    FIRST.save(tmp_path / "first.png")
+def test_mistakes_in_the_words_behind_the_example_are_one_line(example):
     asked = "What is <region></region>?"
-
-    def told(*words):
-        ended = start_example(out, tmp_path, *words)
-        assert ended.returncode == 1 and "Traceback" not in ended.stderr
-        return ended.stderr.splitlines()[-1]
-
     counted = "error: {} times <region></region> in the question, {} boxes behind it: give a box for each"
-    assert told("first.png", asked) == counted.format(1, 0)
-    assert told("first.png", asked, *["0,0,9,9"] * 3) == counted.format(1, 3)
-    assert told("first.png", "What is it?", "0,0,9,9") == counted.format(0, 1)
+    assert example("first.png", asked) == counted.format(1, 0)
+    assert example("first.png", asked, *["0,0,9,9"] * 3) == counted.format(1, 3)
+    assert example("first.png", "What is it?", "0,0,9,9") == counted.format(0, 1)
     for box in ("a,b,c,d", "1,2,3", "1 2 3 4"):
         wanted = f"error: '{box}' is no box: write left,top,right,bottom in pixels, such as 10,20,60,80"
-        assert told("first.png", asked, box) == wanted
-    assert told("first.png", asked, "900,900,950,950") == (
+        assert example("first.png", asked, box) == wanted
+    assert example("first.png", asked, "900,900,950,950") == (
         "error: the box of a region [900.0, 900.0, 950.0, 950.0] holds no pixel of its image of"
         f" {FIRST.width} x {FIRST.height}"
     )
-    assert "No such file or directory: 'second.png'" in told("second.png", "Where?")
+    assert "No such file or directory: 'second.png'" in example("second.png", "Where?")
 
 
-def test_the_example_looks_at_an_image_upright(exported, tmp_path):
-    _, out, _ = exported
-    FIRST.save(tmp_path / "first.png")
-    upright = run_example(out, tmp_path, "Where? <BOX> <SEG>")
+def test_the_example_looks_at_an_image_upright(example):
+    upright = example("first.png", "Where? <BOX> <SEG>")
     turned = FIRST.convert("RGB").transpose(Image.Transpose.ROTATE_90)
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was held on its side: to be turned by 90 degrees to the right
-    turned.save(tmp_path / "first.png", exif=exif)
-    assert run_example(out, tmp_path, "Where? <BOX> <SEG>") == upright
+    turned.save("first.png", exif=exif)
+    assert "mask_1.png" in upright
+    assert example("first.png", "Where? <BOX> <SEG>") == upright
 
 
 def test_an_import_of_the_export_has_the_parts_again(exported, tmp_path):

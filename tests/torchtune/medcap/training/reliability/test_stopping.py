@@ -172,10 +172,12 @@ def test_a_worker_ends_when_its_process_has_ended():
 
 
 LOADER = """
-import os, sys, time
+import os, sys, time, warnings
 import torch
 from torch.utils.data import DataLoader, Dataset
 from medcap.training.reliability.stopping import StopRequests, ignore_stop_signals
+
+warnings.filterwarnings("ignore", "This DataLoader will create")  # on one processor
 
 class Large(Dataset):
     def __len__(self):
