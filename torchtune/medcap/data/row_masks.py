@@ -14,6 +14,7 @@ from medcap.data.regions.mask_tags import MASK_TAG, take_mask_files
 from medcap.data.regions.region import MaskFile, Region, regions_from_json
 from medcap.data.row_layouts import Record
 from medcap.errors import UserError
+from medcap.plurals import counted
 
 MASK_WORD = "<SEG>"  # stands for a mask in an answer
 FIELD = "masks"
@@ -57,7 +58,8 @@ def place_masks(row: Any, record: Record, resolve: Callable[[str], Path]) -> Rec
         return record
     if words != len(masks):
         where = "behind them" if tagged else f"under '{FIELD}'"
-        raise UserError(f"{words} {MASK_WORD} in its answers but {len(masks)} masks {where}: give each word its mask")
+        masked = counted(len(masks), "mask")
+        raise UserError(f"{words} {MASK_WORD} in its answers but {masked} {where}: give each word its mask")
     count = len(record.images)
     for mask in masks:
         if mask is not None and mask.image >= count:

@@ -49,8 +49,8 @@ def test_masks_without_a_place_are_facts_about_a_row():
 @pytest.mark.parametrize(
     ("answer", "fields", "message"),
     [
-        ("<SEG> and <SEG>", {"masks": ["a.png"]}, "2 <SEG> in its answers but 1 masks under 'masks'"),
-        ("It <mask>a.png</mask>", {}, "0 <SEG> in its answers but 1 masks behind them"),
+        ("<SEG> and <SEG>", {"masks": ["a.png"]}, "2 <SEG> in its answers but 1 mask under 'masks'"),
+        ("It <mask>a.png</mask>", {}, "0 <SEG> in its answers but 1 mask behind them"),
         ("<SEG><mask>a.png</mask>", {"masks": ["a.png"]}, "give masks in one of the two ways"),
         ("<SEG>", {"masks": [{"mask": "a.png", "image": 1}]}, "mask on image 1, but the row has 1 images"),
         ("<SEG>", {"masks": "a.png"}, "'masks' must be a list of regions"),

@@ -64,7 +64,7 @@ def test_good_masks_are_judged(folder, answer, fields, states):
         ("<SEG>", {"masks": [{"size": [8, 12], "counts": "!"}]}, ["unreadable"], "cannot be read"),
         ("<SEG>", {"masks": ["/etc/hostname"]}, [], "mask file /etc/hostname lies outside the allowed folders"),
         ("<SEG>", {"masks": ["gone.png"]}, [], "mask file gone.png does not exist"),
-        ("<SEG> <SEG>", {"masks": ["liver.png"]}, [], "2 <SEG> in its answers but 1 masks"),
+        ("<SEG> <SEG>", {"masks": ["liver.png"]}, [], "2 <SEG> in its answers but 1 mask"),
         ("<SEG>", {}, [], "1 <SEG> in its answers but no 'masks'"),
     ],
 )
