@@ -114,7 +114,7 @@ class Ours:
         batch_size: answers that are decoded together.
         images: folder of the images.
         compile: as ``Generator`` takes it.
-        cuda_graphs: likewise.
+        cuda_graphs: as ``Generator`` takes it.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The C++ compiler that ``torch.compile`` needs on a CPU."""
+"""What ``torch.compile`` needs on a CPU: a C++ compiler, and the number of threads to compile for."""
 
 from __future__ import annotations
 
@@ -33,3 +33,14 @@ def no_compiler() -> UserError:
         "compile=true needs a C++ compiler on a CPU, and none was found: install g++, name another one in the"
         " variable CXX, or leave compile out"
     )
+
+
+def compile_for_own_threads() -> None:
+    """Have torch compile CPU code for as many threads as there are now.
+
+    It keeps compiled code on disk, and looks it up by what is compiled and by this setting. With its own value, 0 or
+    less, a run with one thread leaves code that later runs with more threads find, and use only one.
+    """
+    from torch._inductor import config as compiler_config  # a second that most commands do not need
+
+    compiler_config.cpp.threads = torch.get_num_threads()

@@ -1,8 +1,8 @@
 """Threads beside a model, which do not slow down its own operations on a CPU.
 
-OpenMP gives each thread that runs a large operation helpers of its own, and they stay as long as the thread does. Where
-there are more of them than processors, all go to sleep at the end of each operation instead of waiting ready for the
-next one (libgomp's ``gomp_throttled_spin_count_var``): a compiled decoding step takes 1.4 times as long.
+OpenMP gives each thread that runs a large operation worker threads of its own, which stay as long as that thread does.
+Where there are more of them than processors, all go to sleep at the end of each operation instead of waiting ready for
+the next one (libgomp's ``gomp_throttled_spin_count_var``), which slows down the short operations of a decoding step.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def reading_threads(most: int, name: str = "") -> ThreadPoolExecutor:
 
 
 def run_apart(function: Callable[[], Result]) -> Result:
-    """Run a function in a thread that ends with it, and so do its helpers.
+    """Run a function in a thread that ends with it, as do the worker threads that OpenMP gave it.
 
     Args:
         function: what loads a model that another thread runs.
@@ -63,17 +63,6 @@ def use_device(device: torch.device) -> None:
     """
     if device.type == "cuda":
         torch.cuda.set_device(device)
-
-
-def compile_for_own_threads() -> None:
-    """Have torch compile CPU code for as many threads as there are now.
-
-    It keeps compiled code on disk, and looks it up by what is compiled and by this setting. With its own value, 0 or
-    less, a run with one thread leaves code that later runs with more threads find, and use only one.
-    """
-    from torch._inductor import config as compiler_config  # a second that most commands do not need
-
-    compiler_config.cpp.threads = torch.get_num_threads()
 
 
 def _use_one_processor() -> None:

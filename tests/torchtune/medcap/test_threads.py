@@ -4,12 +4,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from torch._inductor import config
 
 from helpers.pretend_cuda import pretend_cuda
 from helpers.waiting import wait_for
 from medcap.errors import UserError
-from medcap.threads import compile_for_own_threads, reading_threads, run_apart, use_device
+from medcap.threads import reading_threads, run_apart, use_device
 
 
 @pytest.fixture
@@ -49,22 +48,22 @@ def test_reading_threads_have_the_name_that_they_are_given_and_are_no_more_than_
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="counts threads as Linux shows them")
-@pytest.mark.skipif("OpenMP" not in torch.__config__.parallel_info(), reason="torch has no helpers")
-def test_no_helper_is_left_by_a_large_operation_of_either(three_threads):
+@pytest.mark.skipif("OpenMP" not in torch.__config__.parallel_info(), reason="torch has no worker threads of OpenMP")
+def test_no_worker_thread_is_left_by_a_large_operation_of_either(three_threads):
     others = tasks()
 
     def apart_and_reading():
         assert large_operation() == 2_000_000
-        helpers = tasks() - others - {threading.get_native_id()}
+        workers = tasks() - others - {threading.get_native_id()}
         with reading_threads(1) as threads:
             assert threads.submit(large_operation).result() == 2_000_000
             readers = threads.submit(threading.get_native_id).result(), tasks()
-        return threading.get_native_id(), helpers, *readers
+        return threading.get_native_id(), workers, *readers
 
-    own, helpers, reader, all_tasks = run_apart(apart_and_reading)
-    assert helpers
-    assert all_tasks - others == {own, reader} | helpers
-    wait_for(lambda: not tasks() & ({own, reader} | helpers))
+    own, workers, reader, all_tasks = run_apart(apart_and_reading)
+    assert workers
+    assert all_tasks - others == {own, reader} | workers
+    wait_for(lambda: not tasks() & ({own, reader} | workers))
 
 
 def test_what_a_function_apart_returns_or_raises_is_handed_on():
@@ -75,18 +74,6 @@ def test_what_a_function_apart_returns_or_raises_is_handed_on():
 
     with pytest.raises(UserError, match="no such run"):
         run_apart(fails)
-
-
-def test_code_compiled_for_other_numbers_of_threads_is_not_taken(three_threads, monkeypatch):
-    monkeypatch.setattr(config.cpp, "threads", -1)
-
-    def looked_up_by(threads):
-        torch.set_num_threads(threads)
-        compile_for_own_threads()
-        # What torch keeps compiled code under (FxGraphHashDetails in torch/_inductor/codecache.py), beside the code.
-        return config.save_config_portable(ignore_private_configs=False)
-
-    assert looked_up_by(3) == looked_up_by(3) != looked_up_by(2)
 
 
 def test_only_this_thread_uses_the_device_that_it_names():

@@ -57,14 +57,14 @@ def model_overrides(options: argparse.Namespace) -> list[str]:
 
 
 def refuse_options_as_keys(overrides: list[str], options: argparse.Namespace) -> None:
-    """Name the option where a key of the evaluation, which is no key of a model, was given instead.
+    """Refuse keys that this command has as options, and name the option.
 
     Args:
-        overrides: ``key=value`` words.
-        options: of the command.
+        overrides: ``key=value`` words of the command line.
+        options: the command's options.
 
     Raises:
-        UserError: if one is an option of the command.
+        UserError: if a key is one of the options.
     """
     for key in (word.partition("=")[0] for word in overrides):
         if key in _OPTIONS and hasattr(options, key):

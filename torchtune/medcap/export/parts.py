@@ -202,7 +202,8 @@ def region_embeddings(
         ``[K, d]``.
 
     Raises:
-        UserError: if it is no region or covers nothing of what the tower is shown, or as :func:`outline`.
+        UserError: if the region is not valid, if no part of it lies in the picture that the tower sees, or as
+            :func:`outline`.
     """
     shown = _shown(Path(folder))
     drawn = region_from_json(region, "region")

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from medcap.checkpoints.build_model import ModelPlan
+from medcap.compiler import compile_for_own_threads
 from medcap.errors import UserError
 from medcap.models.lora_experts import SEQUENCE, TOKEN
 from medcap.models.vision_language_model import VisionLanguageModel
-from medcap.threads import compile_for_own_threads
 from medcap.training.keys import TrainingConfiguration
 from medcap.training.trainable import set_trainable
 

@@ -151,7 +151,7 @@ def test_mistakes_in_the_words_behind_the_example_are_one_line(example):
     assert example("first.png", asked, *["0,0,9,9"] * 3) == counted.format(1, 3)
     assert example("first.png", "What is it?", "0,0,9,9") == counted.format(0, 1)
     for box in ("a,b,c,d", "1,2,3", "1 2 3 4"):
-        wanted = f"error: '{box}' is no box: write left,top,right,bottom in pixels, such as 10,20,60,80"
+        wanted = f"error: '{box}' is not a box: write left,top,right,bottom in pixels, such as 10,20,60,80"
         assert example("first.png", asked, box) == wanted
     assert example("first.png", asked, "900,900,950,950") == (
         "error: the box of a region [900.0, 900.0, 950.0, 950.0] holds no pixel of its image of"

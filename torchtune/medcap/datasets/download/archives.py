@@ -114,6 +114,7 @@ def unpack_zip(
                     _write(file, folder / name, member.file_size)
                 done.written += 1
                 advance(1)
+    # zipfile raises NotImplementedError for a compression that it does not know, and RuntimeError for a password.
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise

@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medcap.compiler import no_compiler
+from medcap.compiler import compile_for_own_threads, no_compiler
 from medcap.models.decoders.transformers_model import TransformersDecoder
 from medcap.models.vision_language_model import VisionLanguageModel
-from medcap.threads import compile_for_own_threads
 
 _FEWEST_SLOTS, _MOST_SIZES = 256, 8
 # Of one function: kinds of layers, numbers of rows and of slots. Beyond torch's own limit of 8 nothing is compiled.

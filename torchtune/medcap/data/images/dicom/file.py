@@ -169,7 +169,7 @@ class DicomFile:
             )
         try:
             available = get_decoder(self._syntax).is_available
-        except NotImplementedError:
+        except NotImplementedError:  # pydicom raises it for a transfer syntax that it has no decoder for
             raise UserError(f"has the transfer syntax {self._name()}, which cannot be decoded: convert it") from None
         if not available:
             raise UserError(f"is compressed as {self._name()}: decoding it needs pip install 'medcap[dicom]'")
